@@ -1,15 +1,24 @@
 """The training loss: cross-entropy per target token, as sums, so that parts add up by weight.
 
-Letters: B batch, T length, M predicted positions, D model, V vocabulary.
+The output layer and the loss are one function, which goes through its rows in chunks and, in
+training, takes each chunk's gradient at once: the logits of a whole batch never exist.
+
+Letters: B batch, T length, R rows of both, M predicted positions, D model, V vocabulary.
 """
 
-from typing import NamedTuple
+import functools
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from t5lite import config as config_lib
 from t5lite import models
+from t5lite import sharding
+
+CHUNK_ROWS = 512  # of a device, whose logits exist at once; the fastest on a CPU of 128 to 2048
 
 
 class Sums(NamedTuple):
@@ -25,40 +34,157 @@ class Sums(NamedTuple):
 
 
 def cross_entropy(
-  logits_BTV: jax.Array,
-  targets_BxT: jax.Array,
-  weights_BxT: jax.Array,
+  logits_RV: jax.Array,
+  targets_R: jax.Array,
+  weights_R: jax.Array,
   *,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
+  axes: tuple[str, ...] = (),
 ) -> Sums:
   """Returns the weighted sums of -log softmax(logits)[target].
 
   Args:
-    logits_BTV: float32.
-    targets_BxT: int32 token ids.
-    weights_BxT: float32; 0 for tokens that do not count.
+    logits_RV: float32; may have more dimensions before V, as the other two then have.
+    targets_R: int32 token ids.
+    weights_R: float32; 0 for tokens that do not count.
     z_loss: weight of log(Z) ** 2 (Mesh TensorFlow), which keeps the logits near 0.
     label_smoothing: share of the target's probability spread evenly over the vocabulary
       (Szegedy et al. 2016, section 7), less its entropy, so that the least loss is 0.
+    axes: mesh axes that split the vocabulary, in a shard_map; each device then has its part of V
+      (Shoeybi et al. 2019, section 3).
   """
-  log_z_BxT = jax.nn.logsumexp(logits_BTV, axis=-1)
-  ids_BTV = jax.lax.broadcasted_iota(targets_BxT.dtype, logits_BTV.shape, 2)
-  # A masked sum, not a gather: it fuses, and needs no collective but a sum if V is split.
-  hit_BTV = ids_BTV == targets_BxT[:, :, None]
-  target_BxT = jnp.sum(jnp.where(hit_BTV, logits_BTV, 0), axis=-1)
-  loss_BxT = log_z_BxT - target_BxT
-  objective_BxT = loss_BxT + z_loss * jnp.square(log_z_BxT)
+  columns = logits_RV.shape[-1]
+  size = columns * math.prod(jax.lax.axis_size(axis) for axis in axes)
+  first = jax.lax.axis_index(axes) * columns if axes else 0
+  # Shifted to a maximum of 0. The plain chain of sums has a shorter gradient than logsumexp.
+  top_R = jax.lax.stop_gradient(jnp.max(logits_RV, axis=-1))
+  top_R = jax.lax.pmax(top_R, axes) if axes else top_R
+  shifted_RV = logits_RV - top_R[..., None]
+  log_z_R = jnp.log(_sum(jnp.exp(shifted_RV), axes))
+  # A masked sum, not a gather: each device adds what its part of the vocabulary has.
+  ids_RV = first + jax.lax.broadcasted_iota(targets_R.dtype, logits_RV.shape, logits_RV.ndim - 1)
+  target_R = _sum(jnp.where(ids_RV == targets_R[..., None], shifted_RV, 0), axes)
+  loss_R = log_z_R - target_R
+  objective_R = loss_R + z_loss * jnp.square(log_z_R + top_R)
   if label_smoothing:
-    size = logits_BTV.shape[-1]
     low = label_smoothing / (size - 1)
     high = 1 - label_smoothing
-    spread_BxT = log_z_BxT * size - jnp.sum(logits_BTV, axis=-1) - loss_BxT
+    spread_R = log_z_R * size - _sum(shifted_RV, axes) - loss_R
     entropy = -(high * jnp.log(high) + label_smoothing * jnp.log(low))
-    objective_BxT = objective_BxT - loss_BxT + high * loss_BxT + low * spread_BxT - entropy
-  correct_BxT = jnp.argmax(logits_BTV, axis=-1) == targets_BxT
-  total = lambda x_BxT: jnp.sum(x_BxT * weights_BxT)
-  return Sums(total(loss_BxT), total(objective_BxT), total(correct_BxT), jnp.sum(weights_BxT))
+    objective_R = objective_R - loss_R + high * loss_R + low * spread_R - entropy
+  total = lambda x_R: jnp.sum(x_R * weights_R)
+  return Sums(total(loss_R), total(objective_R), total(target_R >= 0), jnp.sum(weights_R))
+
+
+def _sum(x_RV: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  x_R = jnp.sum(x_RV, axis=-1)
+  return jax.lax.psum(x_R, axes) if axes else x_R
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def of_output(
+  config: config_lib.Config, output: models.Output, targets_BxT: jax.Array, weights_BxT: jax.Array
+) -> Sums:
+  """Returns the sums of the output layer's predictions. Only `objective` has a gradient."""
+  return _over_mesh(config, output, targets_BxT, weights_BxT, with_gradient=False)
+
+
+def _of_output_forward(config, output, targets_BxT, weights_BxT):
+  return _over_mesh(config, output, targets_BxT, weights_BxT, with_gradient=True)
+
+
+def _of_output_backward(config, gradient: models.Output, cotangent: Sums):
+  del config
+  return jax.tree.map(lambda g: g * cotangent.objective.astype(g.dtype), gradient), None, None
+
+
+of_output.defvjp(_of_output_forward, _of_output_backward)
+
+
+def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool) -> Any:
+  """Returns what `_of_rows` gives, on each device for its rows and its part of the vocabulary."""
+  part = functools.partial(_of_rows, config, with_gradient=with_gradient)
+  if jax.sharding.get_abstract_mesh().empty:
+    return part(sharding.Rules((), (), (), (), ()), output, targets_BxT, weights_BxT)
+  rules, letters = sharding.RULES, models.output_letters(config.model)
+  hidden, rows = rules.spec('batch', None, None), rules.spec('batch', None)
+  bias = None if output.bias_V is None else rules.spec('vocab')
+  # FSDP's gather, once for all chunks; their gradients add up on each device and scatter once.
+  whole = rules.spec(*('vocab' if letter == 'V' else None for letter in letters))
+  output = output._replace(kernel=jax.sharding.reshard(output.kernel, whole))
+  sums = Sums._make([P()] * 4)
+  gradient = models.Output._make([hidden, sharding.parameter_spec(letters), bias])
+  mapped = jax.shard_map(
+    functools.partial(part, rules),
+    in_specs=(models.Output._make([hidden, whole, bias]), rows, rows),
+    out_specs=(sums, gradient) if with_gradient else sums,
+  )
+  return mapped(output, targets_BxT, weights_BxT)
+
+
+def _of_rows(
+  config: config_lib.Config,
+  rules: sharding.Rules,
+  output: models.Output,
+  targets_BxT: jax.Array,
+  weights_BxT: jax.Array,
+  *,
+  with_gradient: bool,
+):
+  """Returns the sums and, if asked for, the objective's gradient by `output`, chunk by chunk."""
+  letters = models.output_letters(config.model)
+  batch, length, width = output.x_BTD.shape
+  num_chunks = -(-batch * length // CHUNK_ROWS)
+  chunk_rows = -(-batch * length // num_chunks)
+
+  def chunks(x):
+    """Returns [chunks, rows, ...] of [B, T, ...], filled up with 0."""
+    x = x.reshape(batch * length, *x.shape[2:])
+    x = jnp.pad(x, ((0, num_chunks * chunk_rows - batch * length), *[(0, 0)] * (x.ndim - 1)))
+    return x.reshape(num_chunks, chunk_rows, *x.shape[1:])
+
+  def sums_of(x_RD, parameters, targets_R, weights_R):
+    kernel, bias_V = parameters
+    logits_RV = jnp.einsum(f'RD,{letters}->RV', x_RD, kernel).astype(jnp.float32)
+    sums = cross_entropy(
+      logits_RV if bias_V is None else logits_RV + bias_V[None],
+      targets_R,
+      weights_R,
+      z_loss=config.train.z_loss,
+      label_smoothing=config.train.label_smoothing,
+      axes=rules.vocab,
+    )
+    return sums.objective, sums
+
+  def own(x, axes):
+    """Returns x marked as this device's own, so that its gradient is not summed over `axes`."""
+    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to='varying'), x)
+
+  def added(parts):
+    return jax.tree.map(lambda x_C: jax.lax.psum(jnp.sum(x_C), rules.batch), parts)
+
+  rows = chunks(output.x_BTD), chunks(targets_BxT), chunks(weights_BxT)
+  parameters = own((output.kernel.astype(output.x_BTD.dtype), output.bias_V), rules.batch)
+  if not with_gradient:
+    return added(jax.lax.map(lambda row: sums_of(row[0], parameters, *row[1:])[1], rows))
+
+  def body(total, row):
+    gradient_of = jax.grad(sums_of, argnums=(0, 1), has_aux=True)
+    (x_RD, gradient), sums = gradient_of(row[0], parameters, *row[1:])
+    return jax.tree.map(jnp.add, total, gradient), (x_RD, sums)
+
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), parameters)
+  (kernel, bias_V), (x_CRD, parts) = jax.lax.scan(body, own(zeros, rules.batch + rules.vocab), rows)
+  if math.prod(map(jax.lax.axis_size, rules.embed)) > 1:  # of one piece it would be two copies
+    side = letters.index('D')
+    kernel = jax.lax.psum_scatter(kernel, rules.embed, scatter_dimension=side, tiled=True)
+  else:
+    kernel = jax.lax.psum(kernel, rules.embed)
+  kernel = jax.lax.psum(kernel, tuple(axis for axis in rules.batch if axis not in rules.embed))
+  bias_V = None if bias_V is None else jax.lax.psum(bias_V, rules.batch)
+  x_BTD = x_CRD.reshape(-1, width)[: batch * length].reshape(batch, length, width)
+  return added(parts), models.Output(x_BTD, kernel, bias_V)
 
 
 def of_batch(
@@ -81,13 +207,8 @@ def of_batch(
     targets_BxT = at_positions(targets_BxT, positions_BxM)
     asked_BxM = jnp.arange(positions_BxM.shape[1])[None] < count_B1
     weights_BxT = at_positions(weights_BxT, positions_BxM) * asked_BxM
-  return cross_entropy(
-    models.logits(config.model, params, hidden_BTD),
-    targets_BxT,
-    weights_BxT,
-    z_loss=config.train.z_loss,
-    label_smoothing=config.train.label_smoothing,
-  )
+  output = models.output(config.model, params, hidden_BTD)
+  return of_output(config, output, targets_BxT, weights_BxT)
 
 
 def at_positions(x_BxT: jax.Array, positions_BxM: jax.Array) -> jax.Array:

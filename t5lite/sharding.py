@@ -72,6 +72,31 @@ def einsum(equation: str, *operands: jax.Array, **options: Any) -> jax.Array:
   return jnp.einsum(equation, *operands, out_sharding=activation_spec(letters), **options)
 
 
+def project(x: jax.Array, kernel: jax.Array, equation: str) -> jax.Array:
+  """Returns einsum(equation, x, kernel), a linear map of x's last dimensions, as a matrix product.
+
+  Flat operands, not einsum's own: XLA's CPU backend transposes the gradients of the others through
+  memory, which costs more there than the product itself where a stride is a power of two.
+
+  Args:
+    x: [rows..., summed...].
+    kernel: [summed..., outputs...].
+    equation: names the dimensions by letters, e.g. 'BTD,DNH->BTNH'.
+  """
+  letters, _, out = equation.partition('->')
+  left, right = letters.split(',')
+  summed = [letter for letter in right if letter not in out]
+  rows, outputs = left[: -len(summed)], right[len(summed) :]
+  assert out == rows + outputs and left.endswith(''.join(summed)), equation
+  shape = x.shape[: len(rows)] + kernel.shape[len(summed) :]
+  x_RK = reshape(x, (math.prod(x.shape[: len(rows)]), -1), rows[0] + left[len(rows)])
+  size = math.prod(kernel.shape[: len(summed)])
+  first = [PARAMETER.get(group[0]) for group in (right, outputs)]
+  kernel_KV = jnp.reshape(kernel, (size, -1), out_sharding=spec(*first))
+  y_RV = jnp.matmul(x_RK, kernel_KV, out_sharding=activation_spec(rows[0] + outputs[0]))
+  return reshape(y_RV, shape, out)
+
+
 def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
   """Returns x.reshape(shape), sharded as its letters say."""
   return jnp.reshape(x, shape, out_sharding=activation_spec(letters))

@@ -11,6 +11,8 @@ import jax
 
 from t5lite import config
 from t5lite.models import transformer
+from t5lite.models.transformer import Output as Output
+from t5lite.models.transformer import output_letters as output_letters
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -50,6 +52,11 @@ def hidden(
     return module.decode(batch, None, key)
   encode_key, decode_key = (None, None) if key is None else jax.random.split(key)
   return module.decode(batch, module.encode(batch, encode_key), decode_key)
+
+
+def output(model: config.Model, params: Params, hidden_BTD: jax.Array) -> Output:
+  """Returns the output layer for hidden states, not yet multiplied out: see `losses`."""
+  return build(model, params).output(hidden_BTD)
 
 
 def logits(model: config.Model, params: Params, hidden_BTD: jax.Array) -> jax.Array:

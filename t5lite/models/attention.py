@@ -85,8 +85,13 @@ def attend(
     grouped = (1, kv_heads, heads // kv_heads, *scope.bias_NTS.shape[1:])
     score_BKGTS = score_BKGTS + sharding.reshape(scope.bias_NTS, grouped, '1KGTS')
   if scope.mask_BTS is not None:
-    score_BKGTS = jnp.where(scope.mask_BTS[:, None, None], score_BKGTS, MASKED)
-  share_BKGTS = jax.nn.softmax(score_BKGTS, axis=-1).astype(query_BTNH.dtype)
-  share_BKGTS = layers.dropout(share_BKGTS, rate, key)
+    score_BKGTS = score_BKGTS + jnp.where(scope.mask_BTS, 0, MASKED)[:, None, None]
+  # The division comes after the sum over keys: a pass less over [T, S], forward and backward.
+  top_BKGT1 = jax.lax.stop_gradient(jnp.max(score_BKGTS, axis=-1, keepdims=True))
+  share_BKGTS = jnp.exp(score_BKGTS - top_BKGT1)
+  total_BKGT = jnp.sum(share_BKGTS, axis=-1)
+  share_BKGTS = layers.dropout(share_BKGTS, rate, key).astype(query_BTNH.dtype)
   out_BTKGH = sharding.einsum('BKGTS,BSKH->BTKGH', share_BKGTS, memory.value_BSKH)
+  total_BTKG1 = jnp.moveaxis(total_BKGT, -1, 1)[..., None]
+  out_BTKGH = (out_BTKGH / total_BTKG1).astype(query_BTNH.dtype)
   return sharding.reshape(out_BTKGH, query_BTNH.shape, 'BTNH')

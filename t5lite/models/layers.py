@@ -127,7 +127,7 @@ class Linear(nnx.Module):
       self.bias = None
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = sharding.einsum(self.equation, x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+    y = sharding.project(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.equation)
     return y if self.bias is None else add_bias(y, self.bias[...].astype(self.dtype))
 
 
@@ -177,10 +177,6 @@ class Embed(nnx.Module):
   def __call__(self, ids_BxT: jax.Array) -> jax.Array:
     out_sharding = sharding.activation_spec('BTD')
     return self.embedding[...].at[ids_BxT].get(out_sharding=out_sharding).astype(self.dtype)
-
-  def attend(self, x_BTD: jax.Array) -> jax.Array:
-    """Returns the product with every row [B, T, V]: the tied output layer."""
-    return sharding.einsum('BTD,VD->BTV', x_BTD, self.embedding[...].astype(self.dtype))
 
 
 def activate(model: config.Model, x: jax.Array) -> jax.Array:

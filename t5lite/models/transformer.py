@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from t5lite import config
+from t5lite import sharding
 from t5lite.models import attention
 from t5lite.models import layers
 from t5lite.models import positions
@@ -231,6 +232,14 @@ class MlmHead(nnx.Module):
     return self.norm(layers.activate(self.model, self.dense(x_BTD)))
 
 
+class Output(NamedTuple):
+  """The last linear map, from the model's width to the vocabulary: input and parameters."""
+
+  x_BTD: jax.Array
+  kernel: jax.Array  # float32 [V, D] if it is the tied embedding, else [D, V]
+  bias_V: jax.Array | None
+
+
 class Transformer(nnx.Module):
   """A whole model; `encoder` or `decoder` is None where the architecture has none."""
 
@@ -282,18 +291,29 @@ class Transformer(nnx.Module):
       context = context._replace(memory_scope=memory_scope(batch))
     return self.decoder(self.token_embed(tokens), context, key=key)[0]
 
-  def logits(self, x_BTD: jax.Array) -> jax.Array:
-    """Returns float32 logits [B, T, V] of hidden states."""
+  def output(self, x_BTD: jax.Array) -> Output:
+    """Returns the output layer, for hidden states."""
+    bias_V = None
     if self.mlm_head is not None:
       x_BTD = self.mlm_head(x_BTD)
-    if self.lm_head is not None:
-      return self.lm_head(x_BTD).astype(jnp.float32)
-    if self.model.scale_tied_logits:
+      bias_V = None if self.mlm_head.bias is None else self.mlm_head.bias[...]
+    if self.lm_head is None and self.model.scale_tied_logits:
       x_BTD = x_BTD * self.model.d_model**-0.5
-    logits_BTV = self.token_embed.attend(x_BTD).astype(jnp.float32)
-    if self.mlm_head is not None and self.mlm_head.bias is not None:
-      logits_BTV = layers.add_bias(logits_BTV, self.mlm_head.bias[...])
-    return logits_BTV
+    kernel = self.token_embed.embedding if self.lm_head is None else self.lm_head.kernel
+    return Output(x_BTD.astype(self.model.dtype), kernel[...], bias_V)
+
+  def logits(self, x_BTD: jax.Array) -> jax.Array:
+    """Returns float32 logits [B, T, V] of hidden states."""
+    output = self.output(x_BTD)
+    letters = output_letters(self.model)
+    kernel = output.kernel.astype(self.model.dtype)
+    logits_BTV = sharding.einsum(f'BTD,{letters}->BTV', output.x_BTD, kernel).astype(jnp.float32)
+    return logits_BTV if output.bias_V is None else layers.add_bias(logits_BTV, output.bias_V)
+
+
+def output_letters(model: config.Model) -> str:
+  """Returns the dimensions of the output layer's kernel."""
+  return 'VD' if model.tie_embeddings else 'DV'
 
 
 def token_positions(batch: dict[str, jax.Array], side: str) -> jax.Array:

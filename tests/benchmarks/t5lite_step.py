@@ -18,6 +18,7 @@ import numpy as np
 
 from t5lite import config as c
 from t5lite import data
+from t5lite import main as program
 from t5lite import models
 from t5lite import presets
 from t5lite import sharding
@@ -77,6 +78,8 @@ def workload_batch(name: str, step: int) -> dict[str, np.ndarray]:
 
 
 def main(name: str, steps: int) -> None:
+  program.start_jax()
+  jax.config.update('jax_enable_compilation_cache', False)
   if name in workloads.WORKLOADS:
     config, make = workload_config(name), functools.partial(workload_batch, name)
   else:
