@@ -215,8 +215,10 @@ def keep_freed_memory() -> None:
   On a CPU, XLA allocates a step's temporaries anew each step. glibc maps blocks of that size from
   the kernel and unmaps them when freed, and every page of them is then faulted in and zeroed again:
   a fifth of a step. One arena, because the others map large blocks whatever is asked of them.
+  It costs memory, up to the temporaries twice more (docs/performance.md); who sets glibc's own
+  GLIBC_TUNABLES, to anything, has them instead.
   """
-  if platform.libc_ver()[0] != 'glibc':
+  if platform.libc_ver()[0] != 'glibc' or 'GLIBC_TUNABLES' in os.environ:
     return
   m_arena_max, m_mmap_max, m_trim_threshold = -8, -4, -1  # malloc.h
   libc = ctypes.CDLL(None)

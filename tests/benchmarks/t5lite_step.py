@@ -1,17 +1,15 @@
-"""Times t5lite's train step: python tests/benchmarks/t5lite_step.py WORKLOAD_OR_CONFIG [STEPS]
+"""Runs t5lite's train step for run.py: t5lite_step.py WORKLOAD_OR_CONFIG
 
 WORKLOAD is t5, gpt or bert (see workloads.py), or the path of a config, whose data are then real.
-Prints one JSON line. BENCHMARK_CORE=0 keeps it on one core and thread: compare CPU seconds then.
 """
 
 import functools
-import pathlib
 import sys
 import time
 
 import workloads
 
-THREADS = workloads.pin()
+workloads.pin()
 
 import jax
 import numpy as np
@@ -77,7 +75,7 @@ def workload_batch(name: str, step: int) -> dict[str, np.ndarray]:
   }
 
 
-def main(name: str, steps: int) -> None:
+def main(name: str) -> None:
   program.start_jax()
   jax.config.update('jax_enable_compilation_cache', False)
   if name in workloads.WORKLOADS:
@@ -100,16 +98,13 @@ def main(name: str, steps: int) -> None:
       state, values = step_fn(state, sharding.to_device(make(number), rows, mesh))
       return float(jax.device_get(values['train/loss']))
 
-    workloads.report(
-      f't5lite {pathlib.Path(name).stem}',
-      train.tokens_per_step(config),
+    workloads.serve(
       step,
-      steps,
-      compile_seconds=round(compile_seconds, 2),
-      threads=THREADS,
+      tokens=train.tokens_per_step(config),
+      compile_seconds=compile_seconds,
       version=f'jax {jax.__version__}',
     )
 
 
 if __name__ == '__main__':
-  main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 10)
+  main(sys.argv[1])

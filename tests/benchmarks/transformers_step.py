@@ -1,4 +1,4 @@
-"""Times Hugging Face's torch models (eager): python tests/benchmarks/transformers_step.py WORKLOAD
+"""Runs Hugging Face's torch models (eager) for run.py: transformers_step.py WORKLOAD
 
 The same work as t5lite_step.py, for a Python that has torch and transformers.
 """
@@ -60,7 +60,7 @@ def arguments(name: str, step: int) -> dict[str, torch.Tensor]:
   return {'input_ids': tensor(masked), 'labels': tensor(labels)}
 
 
-def main(name: str, steps: int) -> None:
+def main(name: str) -> None:
   torch.set_num_threads(THREADS)
   torch.manual_seed(0)
   model = make_model(name).train()
@@ -74,11 +74,8 @@ def main(name: str, steps: int) -> None:
     return loss.item()
 
   versions = f'torch {torch.__version__}, transformers {transformers.__version__}'
-  num_tokens = workloads.tokens(name)
-  workloads.report(
-    f'transformers {name}', num_tokens, step, steps, threads=THREADS, version=versions
-  )
+  workloads.serve(step, tokens=workloads.tokens(name), compile_seconds=0.0, version=versions)
 
 
 if __name__ == '__main__':
-  main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 10)
+  main(sys.argv[1])

@@ -1,9 +1,9 @@
-"""The three workloads that t5lite and its peers run, and how each is timed."""
+"""The three workloads that t5lite and its peers run, and how run.py drives a program of them."""
 
 import json
 import os
 import resource
-import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -50,29 +50,16 @@ def cpu_seconds() -> float:
   return usage.ru_utime + usage.ru_stime
 
 
-def report(name: str, num_tokens: int, step: Callable[[int], float], steps: int, **more) -> None:
-  """Runs `step` once to warm up and `steps` times to measure; prints one JSON line of medians."""
-  wall = time.perf_counter()
-  first_loss = step(0)
-  first_seconds = time.perf_counter() - wall
-  step(1)
-  walls, cpus = [], []
-  for number in range(2, steps + 2):
+def serve(step: Callable[[int], float], **setup: object) -> None:
+  """Prints `setup`, then runs a step for each line of stdin and prints its times, as JSON lines."""
+  print(json.dumps(setup), flush=True)
+  for number, _ in enumerate(sys.stdin):
     wall, cpu = time.perf_counter(), cpu_seconds()
-    step(number)
-    walls.append(time.perf_counter() - wall)
-    cpus.append(cpu_seconds() - cpu)
-  seconds, cpu = statistics.median(walls), statistics.median(cpus)
-  line = {
-    'name': name,
-    'step_seconds': round(seconds, 4),
-    'tokens_per_second': round(num_tokens / seconds, 1),
-    'cpu_seconds': round(cpu, 4),
-    'tokens_per_cpu_second': round(num_tokens / cpu, 1),
-    'first_step_seconds': round(first_seconds, 2),
-    'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    'first_loss': round(first_loss, 3),
-    'steps': steps,
-    **more,
-  }
-  print(json.dumps(line), flush=True)
+    loss = step(number)
+    line = {
+      'seconds': time.perf_counter() - wall,
+      'cpu_seconds': cpu_seconds() - cpu,
+      'loss': loss,
+      'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    print(json.dumps(line), flush=True)
