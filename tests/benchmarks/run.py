@@ -1,4 +1,4 @@
-"""Times t5lite's train step, beside Hugging Face's torch models where there is a Python for them.
+"""Times t5lite's train step on a CPU, beside Hugging Face's torch models if a Python has them.
 
   python tests/benchmarks/run.py [--peer=PYTHON] [--steps=10] [--only=gpt]
 
