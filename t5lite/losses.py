@@ -144,11 +144,16 @@ def _of_rows(
     x = jnp.pad(x, ((0, num_chunks * chunk_rows - batch * length), *[(0, 0)] * (x.ndim - 1)))
     return x.reshape(num_chunks, chunk_rows, *x.shape[1:])
 
-  def sums_of(x_RD, parameters, targets_R, weights_R):
-    kernel, bias_V = parameters
-    logits_RV = jnp.einsum(f'RD,{letters}->RV', x_RD, kernel).astype(jnp.float32)
+  kernel, bias_V = output.kernel.astype(output.x_BTD.dtype), output.bias_V
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+  def logits(x_RD):
+    logits_RV = product(f'RD,{letters}->RV', x_RD, kernel)
+    return logits_RV if bias_V is None else logits_RV + bias_V[None]
+
+  def sums_of(logits_RV, targets_R, weights_R):
     sums = cross_entropy(
-      logits_RV if bias_V is None else logits_RV + bias_V[None],
+      logits_RV,
       targets_R,
       weights_R,
       z_loss=config.train.z_loss,
@@ -157,32 +162,32 @@ def _of_rows(
     )
     return sums.objective, sums
 
-  def own(x, axes):
-    """Returns x marked as this device's own, so that its gradient is not summed over `axes`."""
-    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to='varying'), x)
-
   def added(parts):
     return jax.tree.map(lambda x_C: jax.lax.psum(jnp.sum(x_C), rules.batch), parts)
 
   rows = chunks(output.x_BTD), chunks(targets_BxT), chunks(weights_BxT)
-  parameters = own((output.kernel.astype(output.x_BTD.dtype), output.bias_V), rules.batch)
   if not with_gradient:
-    return added(jax.lax.map(lambda row: sums_of(row[0], parameters, *row[1:])[1], rows))
+    return added(jax.lax.map(lambda row: sums_of(logits(row[0]), *row[1:])[1], rows))
 
   def body(total, row):
-    gradient_of = jax.grad(sums_of, argnums=(0, 1), has_aux=True)
-    (x_RD, gradient), sums = gradient_of(row[0], parameters, *row[1:])
-    return jax.tree.map(jnp.add, total, gradient), (x_RD, sums)
+    x_RD, targets_R, weights_R = row
+    g_RV, sums = jax.grad(sums_of, has_aux=True)(logits(x_RD), targets_R, weights_R)
+    parts = [product(f'RV,RD->{letters}', g_RV.astype(x_RD.dtype), x_RD), jnp.sum(g_RV, axis=0)]
+    x_RD = product(f'RV,{letters}->RD', g_RV.astype(x_RD.dtype), kernel).astype(x_RD.dtype)
+    total = [old + new for old, new in zip(total, parts, strict=True)]
+    return total, (jax.lax.psum(x_RD, rules.vocab), sums)
 
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), parameters)
-  (kernel, bias_V), (x_CRD, parts) = jax.lax.scan(body, own(zeros, rules.batch + rules.vocab), rows)
+  own = functools.partial(jax.lax.pcast, axis_name=rules.batch + rules.vocab, to='varying')
+  shapes = kernel.shape, (kernel.shape[letters.index('V')],)
+  zeros = [own(jnp.zeros(shape, jnp.float32)) for shape in shapes]
+  (kernel, bias_V), (x_CRD, parts) = jax.lax.scan(body, zeros, rows)
   if math.prod(map(jax.lax.axis_size, rules.embed)) > 1:  # of one piece it would be two copies
     side = letters.index('D')
     kernel = jax.lax.psum_scatter(kernel, rules.embed, scatter_dimension=side, tiled=True)
   else:
     kernel = jax.lax.psum(kernel, rules.embed)
   kernel = jax.lax.psum(kernel, tuple(axis for axis in rules.batch if axis not in rules.embed))
-  bias_V = None if bias_V is None else jax.lax.psum(bias_V, rules.batch)
+  bias_V = None if output.bias_V is None else jax.lax.psum(bias_V, rules.batch)
   x_BTD = x_CRD.reshape(-1, width)[: batch * length].reshape(batch, length, width)
   return added(parts), models.Output(x_BTD, kernel, bias_V)
 

@@ -78,20 +78,22 @@ def attend(
   kv_heads = memory.key_BSKH.shape[2]
   grouped = (batch, length, kv_heads, heads // kv_heads, size)
   query_BTKGH = sharding.reshape(query_BTNH, grouped, 'BTKGH')
-  score_BKGTS = sharding.einsum(
-    'BTKGH,BSKH->BKGTS', query_BTKGH, memory.key_BSKH, preferred_element_type=jnp.float32
+  # In the order of a plain product, queries' dimensions before keys': the others are transposed.
+  score_BKTGS = sharding.einsum(
+    'BTKGH,BSKH->BKTGS', query_BTKGH, memory.key_BSKH, preferred_element_type=jnp.float32
   )
   if scope.bias_NTS is not None:
     grouped = (1, kv_heads, heads // kv_heads, *scope.bias_NTS.shape[1:])
-    score_BKGTS = score_BKGTS + sharding.reshape(scope.bias_NTS, grouped, '1KGTS')
+    bias_1KGTS = sharding.reshape(scope.bias_NTS, grouped, '1KGTS')
+    score_BKTGS = score_BKTGS + jnp.swapaxes(bias_1KGTS, 2, 3)
   if scope.mask_BTS is not None:
-    score_BKGTS = score_BKGTS + jnp.where(scope.mask_BTS, 0, MASKED)[:, None, None]
+    score_BKTGS = score_BKTGS + jnp.where(scope.mask_BTS, 0, MASKED)[:, None, :, None]
   # The division comes after the sum over keys: a pass less over [T, S], forward and backward.
-  top_BKGT1 = jax.lax.stop_gradient(jnp.max(score_BKGTS, axis=-1, keepdims=True))
-  share_BKGTS = jnp.exp(score_BKGTS - top_BKGT1)
-  total_BKGT = jnp.sum(share_BKGTS, axis=-1)
-  share_BKGTS = layers.dropout(share_BKGTS, rate, key).astype(query_BTNH.dtype)
-  out_BTKGH = sharding.einsum('BKGTS,BSKH->BTKGH', share_BKGTS, memory.value_BSKH)
-  total_BTKG1 = jnp.moveaxis(total_BKGT, -1, 1)[..., None]
-  out_BTKGH = (out_BTKGH / total_BTKG1).astype(query_BTNH.dtype)
+  top_BKTG1 = jax.lax.stop_gradient(jnp.max(score_BKTGS, axis=-1, keepdims=True))
+  share_BKTGS = jnp.exp(score_BKTGS - top_BKTG1)
+  total_BKTG = jnp.sum(share_BKTGS, axis=-1)
+  share_BKTGS = layers.dropout(share_BKTGS, rate, key).astype(query_BTNH.dtype)
+  out_BKTGH = sharding.einsum('BKTGS,BSKH->BKTGH', share_BKTGS, memory.value_BSKH)
+  out_BKTGH = (out_BKTGH / total_BKTG[..., None]).astype(query_BTNH.dtype)
+  out_BTKGH = jnp.swapaxes(out_BKTGH, 1, 2)
   return sharding.reshape(out_BTKGH, query_BTNH.shape, 'BTNH')

@@ -306,8 +306,12 @@ class Transformer(nnx.Module):
     """Returns float32 logits [B, T, V] of hidden states."""
     output = self.output(x_BTD)
     letters = output_letters(self.model)
-    kernel = output.kernel.astype(self.model.dtype)
-    logits_BTV = sharding.einsum(f'BTD,{letters}->BTV', output.x_BTD, kernel).astype(jnp.float32)
+    logits_BTV = sharding.einsum(
+      f'BTD,{letters}->BTV',
+      output.x_BTD,
+      output.kernel.astype(self.model.dtype),
+      preferred_element_type=jnp.float32,
+    )
     return logits_BTV if output.bias_V is None else layers.add_bias(logits_BTV, output.bias_V)
 
 
