@@ -28,12 +28,8 @@ def of_batch(
 
 
 def _continued(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]:
-  targets = [row[row != 0] for row in batch['decoder_target_tokens'][:COUNT]]
-  if config.model.architecture == 'encoder_decoder':
-    prompts = [row[row != 0] for row in batch['encoder_input_tokens'][:COUNT]]
-  else:
-    prompts = [row[:PROMPT] for row in batch['decoder_input_tokens'][:COUNT]]
-    targets = [row[PROMPT - 1 : -1] for row in batch['decoder_target_tokens'][:COUNT]]
+  divide = _whole if config.model.architecture == 'encoder_decoder' else _divided
+  prompts, targets = zip(*(divide(batch, row) for row in range(COUNT)), strict=True)
   outputs = decoding.generate(
     config.model,
     params,
@@ -45,6 +41,32 @@ def _continued(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]
     prefix=config.objective.name != 'causal_lm',
   )
   return list(zip(prompts, targets, outputs, strict=True))
+
+
+def _whole(batch: dataset.Batch, row: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the input and the target of the first example of a row."""
+  return (
+    _first(batch, 'encoder', row, batch['encoder_input_tokens']),
+    _first(batch, 'decoder', row, batch['decoder_target_tokens']),
+  )
+
+
+def _divided(batch: dataset.Batch, row: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the beginning of a decoder's first example in a row, and what comes behind it."""
+  tokens = _first(batch, 'decoder', row, batch['decoder_input_tokens'])
+  targets = _first(batch, 'decoder', row, batch['decoder_target_tokens'])
+  length = min(PROMPT, len(tokens))
+  if 'decoder_causal_attention' in batch:  # the objective says which tokens are given
+    length = int(_first(batch, 'decoder', row, batch['decoder_causal_attention']).sum())
+  return tokens[:length], targets[length - 1 : -1]
+
+
+def _first(batch: dataset.Batch, side: str, row: int, values: np.ndarray) -> np.ndarray:
+  """Returns the values of the first example of a row."""
+  segments = batch.get(f'{side}_segment_ids')
+  text = batch[f'{side}_input_tokens'] > 0 if segments is None else segments == 1
+  text = np.where(np.arange(text.shape[1]) == 0, True, text)  # a decoder's input begins with 0
+  return values[row][text[row]]
 
 
 def _filled(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]:
