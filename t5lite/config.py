@@ -4,22 +4,20 @@
 `config.json` loads the same way. Nothing here imports jax: a wrong value shows in milliseconds.
 """
 
-import ast
 from collections.abc import Iterable, Mapping
 import dataclasses
 import difflib
-import functools
 import json
 import pathlib
 import runpy
+import traceback
 import types
-import typing
 from typing import Any, Literal
 
 from t5lite import errors
+from t5lite import strict
 
 Architecture = Literal['encoder_decoder', 'decoder', 'encoder']
-T = typing.TypeVar('T')
 ObjectiveName = Literal['span_corruption', 'mlm', 'causal_lm', 'prefix_lm', 'ul2']
 
 OBJECTIVES_OF: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
@@ -29,18 +27,6 @@ OBJECTIVES_OF: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
     'encoder': ('mlm',),
   }
 )
-
-
-def check(ok: bool, what: str, where: object, remedy: str) -> None:
-  """Raises ConfigError(what, where, remedy) unless `ok`."""
-  if not ok:
-    raise errors.ConfigError(what, where, remedy)
-
-
-def check_at_least(section: str, values: Mapping[str, float], least: float) -> None:
-  """Raises ConfigError for the first of `values` that is below `least`."""
-  for name, value in values.items():
-    check(value >= least, 'value too small', f'{section}.{name}={value}', f'use {least} or more')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,38 +69,44 @@ class Model:
 
   def __post_init__(self):
     sizes = ('vocab_size', 'num_layers', 'd_model', 'd_ff', 'num_heads', 'num_kv_heads', 'head_dim')
-    check_at_least('model', {name: getattr(self, name) for name in sizes}, 1)
-    check(
+    errors.check_at_least('model', {name: getattr(self, name) for name in sizes}, 1)
+    errors.check(
       self.num_heads % self.num_kv_heads == 0,
       'heads do not divide into key-value groups',
       f'model.num_heads={self.num_heads} model.num_kv_heads={self.num_kv_heads}',
       'make num_kv_heads a divisor of num_heads',
     )
-    check(
+    errors.check(
       (self.num_decoder_layers > 0) == (self.architecture == 'encoder_decoder'),
       'wrong decoder depth',
       f'model.num_decoder_layers={self.num_decoder_layers} for {self.architecture}',
       'set it for an encoder_decoder, leave it 0 for one stack',
     )
-    check(
+    errors.check(
       (self.max_length > 0) == (self.positions == 'learned'),
       'wrong position table',
       f'model.max_length={self.max_length} with positions={self.positions!r}',
       'set max_length for learned positions, leave it 0 for the others',
     )
-    check(
+    errors.check(
       self.positions != 'rotary' or self.head_dim % 2 == 0,
       'odd head size for rotary positions',
       f'model.head_dim={self.head_dim}',
       'use an even head_dim',
     )
-    check(
+    errors.check(
       0 <= self.dropout < 1,
       'not a dropout rate',
       f'model.dropout={self.dropout}',
       'use 0 <= dropout < 1',
     )
-    check_at_least('model', {'global_every': self.global_every}, 1)
+    errors.check(
+      self.positions != 'sinusoidal' or self.d_model % 2 == 0,
+      'odd width for sinusoidal positions',
+      f'model.d_model={self.d_model}',
+      'use an even d_model',
+    )
+    errors.check_at_least('model', {'global_every': self.global_every}, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,13 +119,13 @@ class Objective:
   whole_word: bool = False  # mlm: the pieces of a word are masked together
 
   def __post_init__(self):
-    check(
+    errors.check(
       0 < self.noise_density < 1,
       'not a share',
       f'objective.noise_density={self.noise_density}',
       'use a number between 0 and 1',
     )
-    check_at_least('objective', {'mean_span_length': self.mean_span_length}, 1)
+    errors.check_at_least('objective', {'mean_span_length': self.mean_span_length}, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,28 +148,30 @@ class Data:
   cache: str = ''  # where tokenised sources are kept; '': the user's cache directory
 
   def __post_init__(self):
-    check_at_least('data', {'batch_size': self.batch_size, 'input_length': self.input_length}, 1)
-    check_at_least('data', {'target_length': self.target_length, 'workers': self.workers}, 0)
-    check(
+    errors.check_at_least(
+      'data', {'batch_size': self.batch_size, 'input_length': self.input_length}, 1
+    )
+    errors.check_at_least('data', {'target_length': self.target_length, 'workers': self.workers}, 0)
+    errors.check(
       0 <= self.held_out < 1,
       'not a share',
       f'data.held_out={self.held_out}',
       'use 0 <= held_out < 1',
     )
-    check(
+    errors.check(
       self.temperature is None or self.temperature > 0,
       'not a temperature',
       f'data.temperature={self.temperature}',
       'use a number above 0, or None for the rates as given',
     )
-    check(
+    errors.check(
       bool(self.source),
       'no data source',
       f'data.source={self.source!r}',
       "use 'corpus' or KIND:WHERE",
     )
     for entry in self.mixture:
-      check(
+      errors.check(
         bool(entry[0]) and all(number > 0 for number in entry[1:]),
         'not a mixture entry',
         entry,
@@ -218,15 +212,15 @@ class Optim:
       'weight_decay',
       'clip',
     )
-    check_at_least('optim', {name: getattr(self, name) for name in numbers}, 0)
-    check(
+    errors.check_at_least('optim', {name: getattr(self, name) for name in numbers}, 0)
+    errors.check(
       self.schedule != 'wsd' or self.decay_steps > 0,
       'wsd needs its falling stretch',
       f'optim.decay_steps={self.decay_steps}',
       'give the number of steps, e.g. a tenth of train.steps',
     )
     for name in ('b1', 'b2'):
-      check(
+      errors.check(
         0 <= getattr(self, name) < 1,
         'not a decay rate',
         f'optim.{name}={getattr(self, name)}',
@@ -244,13 +238,13 @@ class Parallel:
 
   def __post_init__(self):
     sizes = dataclasses.asdict(self)
-    check(
+    errors.check(
       all(size == -1 or size >= 1 for size in sizes.values()),
       'not an axis size',
       f'parallel={sizes}',
       'use 1 or more, or -1 for the rest',
     )
-    check(
+    errors.check(
       list(sizes.values()).count(-1) <= 1,
       'more than one axis takes the rest',
       f'parallel={sizes}',
@@ -271,12 +265,18 @@ class Train:
   label_smoothing: float = 0.0
 
   def __post_init__(self):
-    check_at_least('train', {'log_every': self.log_every, 'microbatches': self.microbatches}, 1)
-    check_at_least(
+    errors.check_at_least(
+      'train', {'log_every': self.log_every, 'microbatches': self.microbatches}, 1
+    )
+    errors.check_at_least(
       'train', {'steps': self.steps, 'seed': self.seed, 'sample_every': self.sample_every}, 0
     )
-    check_at_least('train', {'z_loss': self.z_loss, 'label_smoothing': self.label_smoothing}, 0)
-    check(self.seed < 2**32, 'seed too large', f'train.seed={self.seed}', 'use 0 <= seed < 2**32')
+    errors.check_at_least(
+      'train', {'z_loss': self.z_loss, 'label_smoothing': self.label_smoothing}, 0
+    )
+    errors.check(
+      self.seed < 2**32, 'seed too large', f'train.seed={self.seed}', 'use 0 <= seed < 2**32'
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -288,8 +288,8 @@ class Eval:
   source: str = ''  # '': the held-out documents of data.source
 
   def __post_init__(self):
-    check_at_least('eval', {'every': self.every}, 0)
-    check_at_least('eval', {'batches': self.batches}, 1)
+    errors.check_at_least('eval', {'every': self.every}, 0)
+    errors.check_at_least('eval', {'batches': self.batches}, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,8 +301,8 @@ class Checkpoint:
   keep_every: int = 0  # steps; checkpoints at its multiples stay for ever; 0: none
 
   def __post_init__(self):
-    check_at_least('checkpoint', {'every': self.every, 'keep_every': self.keep_every}, 0)
-    check_at_least('checkpoint', {'keep_last': self.keep_last}, 1)
+    errors.check_at_least('checkpoint', {'every': self.every, 'keep_every': self.keep_every}, 0)
+    errors.check_at_least('checkpoint', {'keep_last': self.keep_last}, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -321,34 +321,34 @@ class Config:
 
   def __post_init__(self):
     names = OBJECTIVES_OF[self.model.architecture]
-    check(
+    errors.check(
       self.objective.name in names,
       'objective does not fit the architecture',
       f'objective.name={self.objective.name!r} with {self.model.architecture}',
       f'use one of {", ".join(names)}',
     )
     data = self.data
-    check(
+    errors.check(
       (data.target_length > 0) == (self.model.architecture == 'encoder_decoder'),
       'wrong target length',
       f'data.target_length={data.target_length} for {self.model.architecture}',
       'set it for an encoder_decoder, leave it 0 for one stack',
     )
     longest = max(data.input_length, data.target_length)
-    check(
+    errors.check(
       self.model.positions != 'learned' or longest <= self.model.max_length,
       'sequence longer than the position table',
       f'{longest} tokens with model.max_length={self.model.max_length}',
       'shorten the data or enlarge the table',
     )
     optim, steps = self.optim, self.train.steps
-    check(
+    errors.check(
       optim.schedule != 'wsd' or not steps or optim.warmup_steps + optim.decay_steps <= steps,
       'wsd does not fit into the run',
       f'optim.warmup_steps={optim.warmup_steps} optim.decay_steps={optim.decay_steps} of {steps}',
       'shorten them or set a larger train.steps',
     )
-    check(
+    errors.check(
       data.batch_size % self.train.microbatches == 0,
       'batch does not divide into microbatches',
       f'data.batch_size={data.batch_size} train.microbatches={self.train.microbatches}',
@@ -386,8 +386,8 @@ def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Config:
   else:
     tree = to_dict(_run_python(path))
   for override in overrides:
-    tree = _override(tree, override)
-  return from_dict(Config, tree)
+    tree = strict.override(Config, tree, override)
+  return strict.from_dict(Config, tree)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -398,83 +398,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 def save(config: Config, path: str | pathlib.Path) -> None:
   """Writes the config as JSON; `load` gives it back equal."""
   pathlib.Path(path).write_text(json.dumps(to_dict(config), indent=2) + '\n')
-
-
-def from_dict(kind: type[T], tree: Mapping[str, Any], where: str = '') -> T:
-  """Returns `kind(**tree)`, sections included; every key and type is checked.
-
-  Raises:
-    ConfigError: with the offending key or value.
-  """
-  fields = _fields(kind)
-  for key in tree:
-    check(key in fields, 'unknown key', f'{where}{key}', _did_you_mean(key, fields))
-  values = {}
-  for key, value in tree.items():
-    name, wanted = f'{where}{key}', fields[key]
-    if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
-      check(
-        isinstance(value, Mapping),
-        'not a section',
-        f'{name}={value!r}',
-        f'set its fields: {name}.KEY=VALUE',
-      )
-      values[key] = from_dict(wanted, value, f'{name}.')
-    else:
-      values[key] = _typed(value, wanted, name)
-  missing = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]  # pyright: ignore
-  check(not missing, 'missing key', f'{where}{", ".join(missing)}', 'give it a value')
-  return kind(**values)
-
-
-@functools.cache
-def _fields(kind: type) -> dict[str, Any]:
-  return typing.get_type_hints(kind)
-
-
-def _required(field: dataclasses.Field) -> bool:
-  return field.default is dataclasses.MISSING
-
-
-def _did_you_mean(key: str, names: Iterable[str]) -> str:
-  near = difflib.get_close_matches(key, names, n=1)
-  return f'did you mean {near[0]}?' if near else f'use one of {", ".join(names)}'
-
-
-def _typed(value: Any, wanted: Any, name: str) -> Any:
-  """Returns `value` as the annotated type: int widens to float, list to tuple, nothing else."""
-  fits, typed = _match(value, wanted)
-  check(fits, 'wrong type or value', f'{name}={value!r}', f'use {_describe(wanted)}')
-  return typed
-
-
-def _match(value: Any, wanted: Any) -> tuple[bool, Any]:
-  origin, args = typing.get_origin(wanted), typing.get_args(wanted)
-  if origin is Literal:
-    return value in args, value
-  if origin in (typing.Union, types.UnionType):
-    for option in args:
-      fits, typed = _match(value, option)
-      if fits:
-        return True, typed
-    return False, value
-  if origin is tuple:
-    if not isinstance(value, (list, tuple)):
-      return False, value
-    kinds = [args[0]] * len(value) if args[-1] is ... else args
-    items = [_match(item, kind) for item, kind in zip(value, kinds, strict=False)]
-    return len(kinds) == len(value) and all(fits for fits, _ in items), tuple(
-      item for _, item in items
-    )
-  if wanted is float and type(value) is int:
-    return True, float(value)
-  return type(value) is wanted, value
-
-
-def _describe(wanted: Any) -> str:
-  if typing.get_origin(wanted) is Literal:
-    return 'one of ' + ', '.join(map(str, typing.get_args(wanted)))
-  return getattr(wanted, '__name__', str(wanted)) if isinstance(wanted, type) else str(wanted)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -489,66 +412,26 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 def _run_python(path: pathlib.Path) -> Config:
   try:
     names = runpy.run_path(str(path))
-  except SyntaxError as error:
-    raise errors.ConfigError(
-      'not Python', f'{path}:{error.lineno} ({error.msg})', 'mend that line'
-    ) from error
-  check(
-    'get_config' in names,
-    'no get_config() in the config file',
-    path,
-    'define get_config() -> Config',
-  )
-  config = names['get_config']()
-  check(
+    errors.check(
+      'get_config' in names,
+      'no get_config() in the config file',
+      path,
+      'define get_config() -> Config',
+    )
+    config = names['get_config']()
+  except errors.UserError:
+    raise
+  except Exception as error:
+    # Whatever a config file raises is for its author to mend.
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else [1, *lines][-1]
+    where = f'{path}:{line} ({type(error).__name__}: {error})'
+    raise errors.ConfigError('config file fails', where, 'mend that line') from error
+  errors.check(
     isinstance(config, Config),
     'get_config() does not return a Config',
     f'{path} gives {type(config).__name__}',
     'return t5lite.config.Config(...)',
   )
   return config
-
-
-def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
-  """Returns a copy of `tree` with `a.b=value` applied; from_dict checks the type."""
-  key, equals, text = override.partition('=')
-  check(bool(equals), 'not an override', repr(override), 'use --set=section.field=value')
-  *sections, leaf = key.split('.')
-  kind: Any = Config
-  for section in sections:
-    check(
-      dataclasses.is_dataclass(kind) and section in _fields(kind),
-      'unknown section',
-      key,
-      _did_you_mean(section, _fields(kind) if dataclasses.is_dataclass(kind) else ()),
-    )
-    kind = _fields(kind)[section]
-  check(
-    dataclasses.is_dataclass(kind) and leaf in _fields(kind),
-    'unknown key',
-    key,
-    _did_you_mean(leaf, _fields(kind) if dataclasses.is_dataclass(kind) else ()),
-  )
-  return _replaced(tree, [*sections, leaf], _parse(text, _fields(kind)[leaf]))
-
-
-def _replaced(tree: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
-  first, *rest = keys
-  return {**tree, first: _replaced(tree[first], rest, value) if rest else value}
-
-
-def _parse(text: str, wanted: Any) -> Any:
-  """Returns the text as a value: a plain string where a string fits, else a Python literal."""
-  options = (
-    typing.get_args(wanted)
-    if typing.get_origin(wanted) in (typing.Union, types.UnionType)
-    else (wanted,)
-  )
-  literal = text
-  try:
-    literal = ast.literal_eval(
-      {'true': 'True', 'false': 'False', 'none': 'None'}.get(text.lower(), text)
-    )
-  except (ValueError, SyntaxError):
-    pass  # not a literal: the text itself
-  return literal if any(_match(literal, option)[0] for option in options) else text

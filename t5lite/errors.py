@@ -3,6 +3,8 @@
 A message has three parts, `WHAT: WHERE: HOW TO MEND IT`; `t5lite` prints it as one line on stderr.
 """
 
+from collections.abc import Mapping
+
 
 class UserError(Exception):
   """A problem that the user can mend: what is wrong, where (the value), and the remedy."""
@@ -62,3 +64,15 @@ class Stalled(UserError):
   """No step finished within the time limit."""
 
   code = 124
+
+
+def check(ok: bool, what: str, where: object, remedy: str) -> None:
+  """Raises ConfigError(what, where, remedy) unless `ok`."""
+  if not ok:
+    raise ConfigError(what, where, remedy)
+
+
+def check_at_least(section: str, values: Mapping[str, float], least: float) -> None:
+  """Raises ConfigError for the first of `values` that is below `least`."""
+  for name, value in values.items():
+    check(value >= least, 'value too small', f'{section}.{name}={value}', f'use {least} or more')

@@ -22,7 +22,18 @@ PARTS = (
   ),
   *('optim', 'metrics', 'progress', 'tensorboard', 'flops', 'losses', 'preemption', 'jsonl'),
   *('integrity', 'lock', 'versions'),
-  *('models', 'ops', 'sharding', 'data', 'objectives', 'presets', 'config', 'errors', '__init__'),
+  *(
+    'models',
+    'ops',
+    'sharding',
+    'data',
+    'objectives',
+    'presets',
+    'config',
+    'strict',
+    'errors',
+    '__init__',
+  ),
 )
 # No part of one side imports a part of the other: what a batch holds is all that they share.
 SIDES = (('models', 'ops', 'sharding'), ('data', 'objectives'))

@@ -66,7 +66,7 @@ def fill(
     ConfigError: the model does not fill, or its table of positions is too short.
     DataError: nothing to fill.
   """
-  config_lib.check_at_least('fill', {'top_k': top_k}, 1)
+  errors.check_at_least('fill', {'top_k': top_k}, 1)
   objective = config.objective.name
   if config.model.architecture == 'decoder' or objective == 'prefix_lm':
     where = f'model.architecture={config.model.architecture!r} objective.name={objective!r}'

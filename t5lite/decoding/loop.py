@@ -58,7 +58,7 @@ def run(
   Raises:
     ConfigError: prompts or inputs too long for the model's table of positions.
   """
-  config.check_at_least('decoding', {'max_tokens': max_tokens}, 1)
+  errors.check_at_least('decoding', {'max_tokens': max_tokens}, 1)
   check_length(model, max([max(map(len, prompts)) + max_tokens, *map(len, inputs or [])]))
   num_rows = len(prompts)
   rows = [*range(num_rows), *[0] * (-num_rows % batch_ways())]

@@ -10,7 +10,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from t5lite import config
+from t5lite import errors
 
 
 class Choice(Protocol):
@@ -31,8 +31,8 @@ class Sampler:
   # (Holtzman et al. 2020)
 
   def __post_init__(self):
-    config.check_at_least('sampler', {'temperature': self.temperature, 'top_k': self.top_k}, 0)
-    config.check(
+    errors.check_at_least('sampler', {'temperature': self.temperature, 'top_k': self.top_k}, 0)
+    errors.check(
       0 < self.top_p <= 1, 'not a share', f'sampler.top_p={self.top_p}', 'use 0 < top_p <= 1'
     )
 

@@ -11,6 +11,7 @@ Letters: N examples, L raw tokens.
 import numpy as np
 
 from t5lite import config as config_lib
+from t5lite import errors
 from t5lite.objectives import converters
 from t5lite.objectives import mlm
 from t5lite.objectives import pairs
@@ -23,7 +24,7 @@ from t5lite.objectives.vocabulary import Vocabulary as Vocabulary
 def check(config: config_lib.Config, vocabulary: Vocabulary) -> None:
   """Raises ConfigError if the vocabulary or the lengths do not fit the objective or the model."""
   name, data = config.objective.name, config.data
-  config_lib.check(
+  errors.check(
     vocabulary.size <= config.model.vocab_size,
     'vocabulary larger than the model',
     f'{vocabulary.size} tokens in {data.tokenizer} with model.vocab_size={config.model.vocab_size}',
@@ -31,7 +32,7 @@ def check(config: config_lib.Config, vocabulary: Vocabulary) -> None:
   )
   if name == 'mlm':
     missing = [mark for mark in ('mask', 'cls', 'sep') if getattr(vocabulary, mark) is None]
-    config_lib.check(
+    errors.check(
       not missing,
       'vocabulary without the tokens of masked language modelling',
       f'no {", ".join(f"[{mark.upper()}]" for mark in missing)} in {data.tokenizer}',
@@ -39,7 +40,7 @@ def check(config: config_lib.Config, vocabulary: Vocabulary) -> None:
     )
   length = window_length(config, vocabulary)
   _, (targets,) = lengths(config, vocabulary, np.array([length]))
-  config_lib.check(
+  errors.check(
     targets <= data.target_length,
     'targets longer than the decoder',
     f'data.target_length={data.target_length} for data.input_length={data.input_length}',
@@ -49,7 +50,7 @@ def check(config: config_lib.Config, vocabulary: Vocabulary) -> None:
     span_corruption.counts(np.array([length]), density, mean)[1][0]
     for density, mean in _noises(config)
   ]
-  config_lib.check(
+  errors.check(
     max(spans, default=0) <= len(vocabulary.sentinels),
     'more spans than sentinels',
     f'{max(spans, default=0)} spans, {len(vocabulary.sentinels)} sentinels in {data.tokenizer}',
@@ -128,7 +129,7 @@ def window_length(config: config_lib.Config, vocabulary: Vocabulary) -> int:
   if both:
     fits &= targets <= data.target_length
   length = int(np.argmin(fits))  # candidates[:length] fit: lengths never fall as texts grow
-  config_lib.check(
+  errors.check(
     length > 0 and not fits.all(),
     'no text fits the objective',
     f'data.input_length={data.input_length} data.target_length={data.target_length}',
