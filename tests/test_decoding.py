@@ -92,7 +92,9 @@ def test_the_cache_changes_nothing(name, prefix):
     given = prefix * len(prompts[b])
     expected = without_cache(model, prompts[b], inputs and inputs[b], 9, given)
     np.testing.assert_array_equal(tokens, expected[0])
-    np.testing.assert_allclose(log_probabilities, expected[1], atol=1e-5)
+    # Float32 rounds these sums otherwise on each CPU: 4e-6 on one, 2.4e-5 on another. A key
+    # too few or too many in a mask moves them by 0.6 and more.
+    np.testing.assert_allclose(log_probabilities, expected[1], rtol=1e-4)
 
 
 def generate(name, prompts, **options):
