@@ -105,8 +105,10 @@ of_output.defvjp(_of_output_forward, _of_output_backward)
 def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool) -> Any:
   """Returns what `_of_rows` gives, on each device for its rows and its part of the vocabulary."""
   part = functools.partial(_of_rows, config, with_gradient=with_gradient)
-  if jax.sharding.get_abstract_mesh().empty:
-    return part(sharding.Rules((), (), (), (), ()), output, targets_BxT, weights_BxT)
+  whole_part = functools.partial(part, sharding.Rules((), (), (), (), ()))
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return whole_part(output, targets_BxT, weights_BxT)
   rules, letters = sharding.RULES, models.output_letters(config.model)
   hidden, rows = rules.spec('batch', None, None), rules.spec('batch', None)
   bias = None if output.bias_V is None else rules.spec('vocab')
@@ -115,11 +117,12 @@ def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool)
   output = output._replace(kernel=jax.sharding.reshard(output.kernel, whole))
   sums = Sums._make([P()] * 4)
   gradient = models.Output._make([hidden, sharding.parameter_spec(letters), bias])
-  mapped = jax.shard_map(
-    functools.partial(part, rules),
-    in_specs=(models.Output._make([hidden, whole, bias]), rows, rows),
-    out_specs=(sums, gradient) if with_gradient else sums,
-  )
+  out_specs = (sums, gradient) if with_gradient else sums
+  if mesh.size == 1:  # without collectives: XLA's CPU backend copies what is summed over one device
+    mapped = jax.sharding.auto_axes(whole_part, out_sharding=out_specs)
+  else:
+    in_specs = (models.Output._make([hidden, whole, bias]), rows, rows)
+    mapped = jax.shard_map(functools.partial(part, rules), in_specs=in_specs, out_specs=out_specs)
   return mapped(output, targets_BxT, weights_BxT)
 
 

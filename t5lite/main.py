@@ -1,14 +1,12 @@
 """The command line: `t5lite COMMAND --flags`. Each command imports only what it needs."""
 
 from collections.abc import Callable, Sequence
-import ctypes
 import dataclasses
 import importlib.metadata
 import importlib.util
 import json
 import os
 import pathlib
-import platform
 import sys
 import traceback
 
@@ -200,30 +198,15 @@ def start_jax() -> None:
   """
   import jax
 
+  from t5lite import host_memory
+
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     base = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
     jax.config.update('jax_compilation_cache_dir', str(base / 't5lite' / 'xla'))
   plugins = importlib.metadata.entry_points(group='jax_plugins')
   has_accelerator = plugins or importlib.util.find_spec('libtpu')
   if jax.config.values['jax_platforms'] == 'cpu' or not has_accelerator:
-    keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-  """Lets glibc's malloc keep what is freed, for the threads started from now on.
-
-  On a CPU, XLA allocates a step's temporaries anew each step. glibc maps blocks of that size from
-  the kernel and unmaps them when freed, and every page of them is then faulted in and zeroed again:
-  a fifth of a step. One arena, because the others map large blocks whatever is asked of them.
-  It costs memory: holes in the heap made T5 1.1 small 4.6 to 10.5 GB, in place of 4.6 (batches of 8
-  x 512, 2 cores, jax 0.12, 2026-11-24). Setting glibc's GLIBC_TUNABLES to anything turns it off.
-  """
-  if platform.libc_ver()[0] != 'glibc' or 'GLIBC_TUNABLES' in os.environ:
-    return
-  m_arena_max, m_mmap_max, m_trim_threshold = -8, -4, -1  # malloc.h
-  libc = ctypes.CDLL(None)
-  for option, value in ((m_arena_max, 1), (m_mmap_max, 0), (m_trim_threshold, -1)):
-    libc.mallopt(option, value)
+    host_memory.use_one_arena()
 
 
 def usage() -> str:

@@ -21,6 +21,7 @@ from t5lite import data
 from t5lite import errors
 from t5lite import evaluate
 from t5lite import flops
+from t5lite import host_memory
 from t5lite import losses
 from t5lite import metrics
 from t5lite import models
@@ -180,9 +181,10 @@ def start(
 def loop(this: Run, state: State, done: int, signals: preemption.Signals) -> State:
   """Returns the state at `train.steps`. Step t is logged while t + 1 runs."""
   config, last = this.config, this.config.train.steps
+  if not last:
+    save(this, state, 0)
+    this.writer.message('the state before the first step is saved')
   if done >= last:
-    if not done:
-      save(this, state, done)
     this.writer.message(f'nothing to do: {done} of {last} steps are done')
     return state
   this.writer.message(f'{describe(config)}, from step {done} to {last}')
@@ -228,7 +230,9 @@ def compiled_step(this: Run, state: State, batch: models.Batch) -> Any:
   """Returns the compiled train step, which takes over its state's memory."""
   with this.meter.compiling():
     step = jax.jit(functools.partial(train_step, this.config), donate_argnums=0)
-    return step.lower(state, batch).compile()
+    compiled = step.lower(state, batch).compile()
+  host_memory.keep_freed()
+  return compiled
 
 
 def log(this: Run, measured: Measured) -> None:

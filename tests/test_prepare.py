@@ -203,8 +203,8 @@ def test_a_changed_text_is_tokenised_anew(tokenizer, tmp_path):
 
 def test_two_processes_share_the_work_of_one(source, tokenizer, tmp_path):
   both = command(source, tmp_path / 'both', 1)
-  runs = [subprocess.Popen(both, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-  said = [run.communicate()[1] for run in runs]
+  runs = [subprocess.Popen(both, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+  said = [run.communicate()[0] for run in runs]
   assert [run.returncode for run in runs] == [0, 0], said
   assert sum('tokenising' in text for text in said) == 1
   make(source, tokenizer, tmp_path / 'alone')

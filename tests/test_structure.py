@@ -21,7 +21,7 @@ PARTS = (
     'checkpoint',
   ),
   *('optim', 'metrics', 'progress', 'tensorboard', 'flops', 'losses', 'preemption', 'jsonl'),
-  *('integrity', 'lock', 'versions'),
+  *('integrity', 'lock', 'versions', 'host_memory'),
   *(
     'models',
     'ops',

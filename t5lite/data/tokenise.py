@@ -231,18 +231,16 @@ def _written(path: pathlib.Path):
 @contextlib.contextmanager
 def _progress(name: str, directory: pathlib.Path) -> Iterator[Callable[[int, int], None]]:
   """Gives a function that shows how far it is, on one line where that can be redrawn."""
-  start, live = time.monotonic(), sys.stderr.isatty()
-  print(
-    f'tokenising {name} into {directory}', end='' if live else '\n', file=sys.stderr, flush=True
-  )
+  start, live = time.monotonic(), sys.stdout.isatty()
+  line = f'tokenising {name} into {directory}'
+  print(line, end='' if live else '\n', flush=True)
 
   def show(done: int, total: int) -> None:
     if live:
-      share = f'{done / max(total, 1):4.0%}'
-      print(f'\rtokenising {name} into {directory} {share}', end='', file=sys.stderr, flush=True)
+      print(f'\r{line} {done / max(total, 1):4.0%}', end='', flush=True)
 
   try:
     yield show
   finally:
     if live:
-      print(f' in {time.monotonic() - start:.1f} s', file=sys.stderr, flush=True)
+      print(f' in {time.monotonic() - start:.1f} s', flush=True)

@@ -76,24 +76,32 @@ def attend(
   """Returns softmax(query key' + bias) value [B, T, N, H]; scores and softmax in float32."""
   batch, length, heads, size = query_BTNH.shape
   kv_heads = memory.key_BSKH.shape[2]
-  grouped = (batch, length, kv_heads, heads // kv_heads, size)
-  query_BTKGH = sharding.reshape(query_BTNH, grouped, 'BTKGH')
-  # In the order of a plain product, queries' dimensions before keys': the others are transposed.
-  score_BKTGS = sharding.einsum(
-    'BTKGH,BSKH->BKTGS', query_BTKGH, memory.key_BSKH, preferred_element_type=jnp.float32
+  groups = heads // kv_heads
+  # The heads of a key-value head are more rows of queries, R = T * G, not a dimension of their own:
+  # around one of size 1 XLA's CPU backend copies all scores.
+  query_BTKGH = sharding.reshape(query_BTNH, (batch, length, kv_heads, groups, size), 'BTKGH')
+  rows = (batch, kv_heads, length * groups, size)
+  query_BKRH = sharding.reshape(jnp.swapaxes(query_BTKGH, 1, 2), rows, 'BKRH')
+  # Keys are turned before the product: then no array of [R, S] is transposed, forward or backward.
+  key_BKHS = jnp.transpose(memory.key_BSKH, (0, 2, 3, 1))
+  score_BKRS = sharding.einsum(
+    'BKRH,BKHS->BKRS', query_BKRH, key_BKHS, preferred_element_type=jnp.float32
   )
   if scope.bias_NTS is not None:
-    grouped = (1, kv_heads, heads // kv_heads, *scope.bias_NTS.shape[1:])
-    bias_1KGTS = sharding.reshape(scope.bias_NTS, grouped, '1KGTS')
-    score_BKTGS = score_BKTGS + jnp.swapaxes(bias_1KGTS, 2, 3)
+    grouped = (kv_heads, groups, *scope.bias_NTS.shape[1:])
+    bias_KTGS = jnp.swapaxes(sharding.reshape(scope.bias_NTS, grouped, 'KGTS'), 1, 2)
+    score_BKRS = score_BKRS + sharding.reshape(bias_KTGS, (1, *score_BKRS.shape[1:]), '1KRS')
   if scope.mask_BTS is not None:
-    score_BKTGS = score_BKTGS + jnp.where(scope.mask_BTS, 0, MASKED)[:, None, :, None]
-  # The division comes after the sum over keys: a pass less over [T, S], forward and backward.
-  top_BKTG1 = jax.lax.stop_gradient(jnp.max(score_BKTGS, axis=-1, keepdims=True))
-  share_BKTGS = jnp.exp(score_BKTGS - top_BKTG1)
-  total_BKTG = jnp.sum(share_BKTGS, axis=-1)
-  share_BKTGS = layers.dropout(share_BKTGS, rate, key).astype(query_BTNH.dtype)
-  out_BKTGH = sharding.einsum('BKTGS,BSKH->BKTGH', share_BKTGS, memory.value_BSKH)
-  out_BKTGH = (out_BKTGH / total_BKTG[..., None]).astype(query_BTNH.dtype)
-  out_BTKGH = jnp.swapaxes(out_BKTGH, 1, 2)
+    mask_BTS = scope.mask_BTS
+    mask_BRS = mask_BTS if mask_BTS.shape[1] == 1 else jnp.repeat(mask_BTS, groups, axis=1)
+    score_BKRS = score_BKRS + jnp.where(mask_BRS, 0, MASKED)[:, None]
+  # The division comes after the sum over keys: a pass less over [R, S], forward and backward.
+  top_BKR1 = jax.lax.stop_gradient(jnp.max(score_BKRS, axis=-1, keepdims=True))
+  share_BKRS = jnp.exp(score_BKRS - top_BKR1)
+  total_BKR1 = jnp.sum(share_BKRS, axis=-1, keepdims=True)
+  share_BKRS = layers.dropout(share_BKRS, rate, key).astype(query_BTNH.dtype)
+  out_BKRH = sharding.einsum('BKRS,BSKH->BKRH', share_BKRS, memory.value_BSKH)
+  out_BKRH = (out_BKRH / total_BKR1).astype(query_BTNH.dtype)
+  grouped = (batch, kv_heads, length, groups, size)
+  out_BTKGH = jnp.swapaxes(sharding.reshape(out_BKRH, grouped, 'BKTGH'), 1, 2)
   return sharding.reshape(out_BTKGH, query_BTNH.shape, 'BTNH')

@@ -152,15 +152,20 @@ class Stack(nnx.Module):
     keys_L = None if layers_key is None else jax.random.split(layers_key, self.num_layers)
     graphdef, params_L = nnx.split(self.layers)
 
+    unrolled = self.model.layers == 'unroll'
+
     def body(x_BTD, params_and_layer):
       params, layer = params_and_layer
+      if unrolled:
+        # Without a loop, XLA would fuse the sums of the residual stream's gradient through all
+        # layers: each layer would add up anew what all those above it gave.
+        x_BTD = jax.lax.optimization_barrier(x_BTD)
       return nnx.merge(graphdef, params)(x_BTD, context, layer)
 
     if self.model.remat != 'none':
       # Without the guard, XLA merges the recomputation with the first run where there is no loop.
-      unrolled = self.model.layers == 'unroll'
       body = jax.checkpoint(body, policy=POLICIES[self.model.remat], prevent_cse=unrolled)
-    unroll = self.num_layers if self.model.layers == 'unroll' else 1
+    unroll = self.num_layers if unrolled else 1
     scanned = (params_L, Layer(is_global_L, keys_L, cache, memory))
     x_BTD, cache = jax.lax.scan(body, x_BTD, scanned, unroll=unroll)
     if self.final_norm is not None:
