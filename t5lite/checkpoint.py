@@ -60,7 +60,7 @@ class Checkpointer:
       with _writing(self._workdir):
         self._manager = ocp.CheckpointManager(self._workdir / FOLDER, options=options)
       self._lock = stack.pop_all()
-    self._last = self.latest_step()
+    self._last = latest_step(self._workdir)
 
   def __enter__(self) -> 'Checkpointer':
     return self
@@ -78,8 +78,8 @@ class Checkpointer:
       self._manager.close()
 
   def latest_step(self) -> int | None:
-    """Returns the newest finished step."""
-    return latest_step(self._workdir)
+    """Returns the newest step that is saved or, if `save` was called for it, being written."""
+    return self._last
 
   def save(self, step: int, state: Any, manifest: Manifest) -> None:
     """Copies the state and begins to write it; does nothing if that step is the last saved.

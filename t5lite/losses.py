@@ -119,7 +119,7 @@ def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool)
   gradient = models.Output._make([hidden, sharding.parameter_spec(letters), bias])
   out_specs = (sums, gradient) if with_gradient else sums
   if mesh.size == 1:  # without collectives: XLA's CPU backend copies what is summed over one device
-    mapped = jax.sharding.auto_axes(whole_part, out_sharding=out_specs)
+    mapped = jax.sharding.auto_axes(out_sharding=out_specs)(whole_part)
   else:
     in_specs = (models.Output._make([hidden, whole, bias]), rows, rows)
     mapped = jax.shard_map(functools.partial(part, rules), in_specs=in_specs, out_specs=out_specs)

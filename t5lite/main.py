@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -228,6 +229,8 @@ def parse(name: str, arguments: Sequence[str]) -> Flags:
   try:
     rest = f([name, *arguments])[1:]
   except flags.Error as error:
+    if missing := re.search('Flag (--.*) must have a value other than None', str(error)):
+      raise errors.ConfigError('missing flag', missing[1], remedy) from error
     raise errors.ConfigError('wrong flag', error, remedy) from error
   if rest:
     raise errors.ConfigError('unexpected argument', rest[0], remedy)

@@ -41,7 +41,11 @@ class State(NamedTuple):
 
 def init_state(config: config_lib.Config) -> State:
   """Returns the state before the first step, sharded over the mesh that is set."""
-  params = models.init(config.model, jax.random.key(config.train.seed))
+  return first_state(config, models.init(config.model, jax.random.key(config.train.seed)))
+
+
+def first_state(config: config_lib.Config, params: models.Params) -> State:
+  """Returns the state before the first step of a run that begins with these parameters."""
   return State(jnp.int32(0), params, optim.optimizer(config).init(params))
 
 
@@ -134,6 +138,8 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
   config = dataclasses.replace(config, model=models.resolved(config.model))
   mesh = sharding.make_mesh(config.parallel)
   sharding.check_divides(config, mesh)
+  if config.init_from and checkpoint.latest_step(workdir) is None:
+    checkpoint.read_manifest(config.init_from)  # one that is not there shows at once
   dataset = data.open(config, 'train')
   evaluator = evaluate.Evaluator(config, mesh)
   with contextlib.ExitStack() as stack:
@@ -171,11 +177,10 @@ def start(
         'use the same data.tokenizer, or a new workdir',
       )
     return state
-  state = jax.jit(functools.partial(init_state, config))()
-  if config.init_from:
-    params, _ = checkpoint.restore_params(config.init_from, abstract.params)
-    state = state._replace(params=params)
-  return state
+  if not config.init_from:
+    return jax.jit(functools.partial(init_state, config))()
+  params, _ = checkpoint.restore_params(config.init_from, abstract.params)
+  return jax.jit(functools.partial(first_state, config), donate_argnums=0)(params)
 
 
 def loop(this: Run, state: State, done: int, signals: preemption.Signals) -> State:
@@ -239,17 +244,18 @@ def log(this: Run, measured: Measured) -> None:
   """Waits for a step and logs it if it is its turn.
 
   Raises:
-    DivergedError: its loss is not finite. Nothing of it has been saved.
+    DivergedError: its loss or its gradient is not finite. Nothing of it has been saved.
   """
   values = jax.device_get(measured.values)
-  loss, step, train = float(values['train/loss']), measured.step, this.config.train
-  if not math.isfinite(loss):
-    saved = this.checkpointer.latest_step()
-    raise errors.DivergedError(
-      'the loss is not finite',
-      f'{loss} at step {step}, last checkpoint at step {saved}',
-      'lower optim.learning_rate, lengthen optim.warmup_steps or set optim.clip',
-    )
+  step, train = measured.step, this.config.train
+  for name, what in (('train/loss', 'loss'), ('train/grad_norm', 'gradient')):
+    if not math.isfinite(values[name]):
+      saved = this.checkpointer.latest_step()
+      raise errors.DivergedError(
+        f'the {what} is not finite',
+        f'{values[name]} at step {step}, last checkpoint at step {saved}',
+        'lower optim.learning_rate, lengthen optim.warmup_steps or set optim.clip',
+      )
   if step % train.log_every == 0 or step == train.steps:
     seen = {
       'train/tokens_seen': step * tokens_per_step(this.config),
