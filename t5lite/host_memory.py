@@ -2,7 +2,9 @@
 
 XLA allocates a step's temporaries anew each step. glibc's malloc maps blocks of that size from the
 kernel and unmaps them when freed, and every page of them is then faulted in and zeroed again: a
-fifth of a step. Setting glibc's GLIBC_TUNABLES to anything turns all of this off.
+fifth of a step. The price: a small block in a freed large one can keep it from being used again,
+and a run then holds a step's temporaries twice. Setting glibc's GLIBC_TUNABLES to anything turns
+all of this off.
 """
 
 import ctypes

@@ -204,6 +204,10 @@ def start_jax() -> None:
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     base = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
     jax.config.update('jax_compilation_cache_dir', str(base / 't5lite' / 'xla'))
+  simulated = re.search(r'host_platform_device_count=(\d+)', os.environ.get('XLA_FLAGS', ''))
+  num_devices = int(simulated[1]) if simulated else jax.config.values['jax_num_cpu_devices']
+  if num_devices > 1:  # XLA's threads: with one for each device, collectives can lock up
+    os.environ.setdefault('NPROC', str(4 * num_devices))
   plugins = importlib.metadata.entry_points(group='jax_plugins')
   has_accelerator = plugins or importlib.util.find_spec('libtpu')
   if jax.config.values['jax_platforms'] == 'cpu' or not has_accelerator:

@@ -146,8 +146,9 @@ class Meter:
     steps_done: int,
     clock: Callable[[], float] = time.perf_counter,
   ):
-    self._tokens, self._flops = tokens_per_step, flops_per_step
-    self._peak = None if peak_flops is None else peak_flops * num_devices
+    self._tokens = tokens_per_step
+    self._flops = flops_per_step / num_devices
+    self._peak = peak_flops
     self._clock = clock
     self._step, self._since = steps_done, clock()
     self._pause = self._wait = self._compile = 0.0
@@ -184,6 +185,7 @@ class Meter:
       'train/step_seconds': seconds,
       'train/tokens_per_second': self._tokens / seconds,
       'train/data_wait_seconds': self._wait / steps,
+      'train/tflops_per_device': self._flops / seconds / 1e12,
     }
     if self._peak is not None:
       values['train/mfu'] = self._flops / seconds / self._peak

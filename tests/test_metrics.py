@@ -310,6 +310,7 @@ def test_meter_counts_neither_pauses_nor_compilation():
     {
       'train/step_seconds': 0.25,
       'train/tokens_per_second': 4000,
+      'train/tflops_per_device': 3.0,
       'train/mfu': 3e12 / 0.25 / 4e13,
       'train/data_wait_seconds': 0.05,
       'train/compile_seconds': 60,
@@ -323,6 +324,7 @@ def test_meter_counts_neither_pauses_nor_compilation():
     {
       'train/step_seconds': 0.5,
       'train/tokens_per_second': 2000,
+      'train/tflops_per_device': 1.5,
       'train/mfu': 3e12 / 0.5 / 4e13,
       'train/data_wait_seconds': 0,
     }

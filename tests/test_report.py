@@ -58,6 +58,7 @@ def train_values(step: int) -> dict[str, float]:
     'train/tokens_per_second': 54321.0,
     'train/step_seconds': 0.25,
     'train/data_wait_seconds': 0.01,
+    'train/tflops_per_device': 85.5,
     'train/mfu': 0.432,
     'train/tokens_seen': step * 5120,
     'train/parameters': 7_278_976,
@@ -105,6 +106,7 @@ def test_page_holds_the_numbers_of_the_run(finished):
     '5.010',  # 5 + 4 exp(-6), the last training loss
     '3.07 M',
     '54.3 k',
+    '85.5',
     '43.2%',
     '12.3 s',
     'unigram entropy of the held-out targets, 6.75',

@@ -91,6 +91,11 @@ def headlines(run: logs.Logs) -> list[tuple[str, str, str]]:
     ('Tokens seen', count(run.last('train/tokens_seen')), ''),
     ('Wall time', duration(run.last('train/wall_seconds')), 'evaluation included'),
     ('Tokens per second', count(run.median('train/tokens_per_second')), 'median while training'),
+    (
+      'Model TFLOP/s of a device',
+      number(run.median('train/tflops_per_device'), '{:.3g}'),
+      'forward and backward, median',
+    ),
     ('MFU', number(run.median('train/mfu'), '{:.1%}'), 'model FLOPs / peak, median'),
     ('Compilation', number(run.last('train/compile_seconds'), '{:.1f} s'), ''),
     ('Energy', number(run.last('train/energy_kwh'), '{:.3g} kWh'), ''),
