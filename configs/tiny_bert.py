@@ -32,7 +32,7 @@ def get_config() -> c.Config:
       weight_decay=0.01,
       clip=1.0,
     ),
-    train=c.Train(steps=400, log_every=10, sample_every=100),
-    eval=c.Eval(every=100),
-    checkpoint=c.Checkpoint(every=100),
+    train=c.Train(steps=800, log_every=10, sample_every=200),
+    eval=c.Eval(every=200),
+    checkpoint=c.Checkpoint(every=200),
   )

@@ -27,7 +27,7 @@ def get_config() -> c.Config:
       weight_decay=0.01,
       clip=1.0,
     ),
-    train=c.Train(steps=400, log_every=10, sample_every=100),
-    eval=c.Eval(every=100),
-    checkpoint=c.Checkpoint(every=100),
+    train=c.Train(steps=600, log_every=10, sample_every=150),
+    eval=c.Eval(every=150),
+    checkpoint=c.Checkpoint(every=150),
   )
