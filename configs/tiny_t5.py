@@ -15,17 +15,17 @@ def get_config() -> c.Config:
       vocab_size=8192, num_layers=4, d_model=128, d_ff=384, num_heads=4, head_dim=32
     ),
     objective=c.Objective(name='span_corruption'),
-    data=c.Data(batch_size=32, input_length=128, target_length=32, held_out=0.03),
+    data=c.Data(batch_size=16, input_length=128, target_length=32, held_out=0.03),
     optim=c.Optim(
-      name='adamw',
-      learning_rate=2e-3,
+      name='adamw_rms',  # T5's embeddings begin at 1, its matrices at 0.01: one step does not fit both
+      learning_rate=0.03,
       schedule='cosine',
       warmup_steps=50,
       final_ratio=0.1,
       weight_decay=0.01,
       clip=1.0,
     ),
-    train=c.Train(steps=600, log_every=10, sample_every=150, z_loss=1e-4),
-    eval=c.Eval(every=150),
-    checkpoint=c.Checkpoint(every=150),
+    train=c.Train(steps=1200, log_every=20, sample_every=300, z_loss=1e-4),
+    eval=c.Eval(every=300, batches=32),
+    checkpoint=c.Checkpoint(every=300),
   )
