@@ -126,10 +126,7 @@ def define_generate(f: Flags) -> None:
 def generate(f: Flags) -> None:
   if bool(f.prompt) == bool(f.input):
     raise errors.ConfigError('give one of two flags', '--prompt, --input', 'a text, or a file')
-  path = pathlib.Path(f.input)
-  if f.input and not path.is_file():
-    raise errors.DataError('no such file', path, 'give a file with a prompt on each line')
-  prompts = path.read_text().splitlines() if f.input else [f.prompt]
+  prompts = read_lines(pathlib.Path(f.input)) if f.input else [f.prompt]
   start_jax()
   import jax
 
@@ -148,6 +145,15 @@ def generate(f: Flags) -> None:
       config, params, tokenizer, prompts, max_tokens=f.max_tokens, sampler=sampler, key=key
     )
   print('\n'.join(texts))
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+  """Returns the lines of a text file; raises DataError if there is none, or not of UTF-8."""
+  try:
+    return path.read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    remedy = 'give a UTF-8 file with a prompt on each line'
+    raise errors.DataError('cannot read prompts', f'{path} ({error})', remedy) from error
 
 
 def define_fill(f: Flags) -> None:

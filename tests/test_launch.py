@@ -109,19 +109,24 @@ def test_quickstart_ends_with_a_report_and_goes_on_from_what_is_there(tmp_path):
   checkout = tmp_path / 'checkout'
   junk = shutil.ignore_patterns('.*', 'runs', '__pycache__', '*.egg-info', 'build', 'dist')
   shutil.copytree(ROOT, checkout, ignore=junk)
-  config = checkout / 'configs/tiny_t5.py'
-  text, count = re.subn(r'\(steps=\d+', '(steps=60', config.read_text())
-  assert count == 1
-  config.write_text(text)
+  for config in checkout.glob('configs/tiny_*.py'):
+    text, count = re.subn(r'\(steps=\d+', '(steps=40', config.read_text())
+    assert count == 1
+    config.write_text(text)
 
-  code, out, error = bash('launch/quickstart.sh', cwd=checkout, PYTHON=sys.executable)
-  assert code == 0, error
+  def quickstart(*family: str, **environment: str) -> str:
+    code, out, error = bash('launch/quickstart.sh', *family, cwd=checkout, **environment)
+    assert code == 0, error
+    report = out.splitlines()[-1].partition('Open ')[2]
+    assert '<svg' in pathlib.Path(report).read_text()
+    return out
+
+  out = quickstart(PYTHON=sys.executable)
   assert [line[0] for line in out.splitlines() if re.match(r'\d\. ', line)] == list('12345')
   assert re.search(r'held-out loss [\d.]+ \(unigram entropy [\d.]+\)', out)
-  report = out.splitlines()[-1].partition('Open ')[2]
-  assert '<svg' in pathlib.Path(report).read_text()
-
-  code, again, error = bash('launch/quickstart.sh', cwd=checkout)
-  assert code == 0, error
+  assert '<extra_id_0>\n' in out and 'step 20/40' in out
+  again = quickstart()
   assert 'Making' not in again and 'Installing' not in again and '1. Train' not in again
-  assert 'step 10/60' in out and 'step 10/60' not in again
+  assert 'nothing to do: 40 of 40 steps are done' in again and 'step 20/40' not in again
+  assert '[MASK]\n' in quickstart('bert')
+  assert re.search(r'\n\$ t5lite generate .*\n.+\n\n5\. ', quickstart('gpt'))

@@ -126,6 +126,12 @@ def test_using_what_was_not_trained_is_told(capsys, tmp_path):
   assert 'not a workdir: ' in told(capsys, ['report', f'--workdir={tmp_path}'], 65)
 
 
+@pytest.mark.parametrize('name', ['no.txt', 'latin.txt', '.'])
+def test_prompts_that_cannot_be_read_are_told(capsys, folder, name):
+  err = told(capsys, ['generate', '--workdir=x', f'--input={folder}/{name}'], 65)
+  assert err.startswith(f't5lite: cannot read prompts: {folder / name}')
+
+
 def test_our_bug_is_one_line_and_a_traceback_with_debug(capsys, monkeypatch):
   def broken(_):
     raise RuntimeError('two\nlines')
