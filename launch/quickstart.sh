@@ -11,7 +11,7 @@ family=${1:-t5}
 case $#:$family in
   [01]:t5) use=(fill '--text=The President of the United <extra_id_0> has the honor to <extra_id_1> to Congress.') ;;
   [01]:bert) use=(fill '--text=The President of the United [MASK] has the honor to [MASK] to Congress.') ;;
-  [01]:gpt) use=(generate '--prompt=The President of the United') ;;
+  [01]:gpt) use=(generate '--prompt=The President of the United' --sampler=sample --temperature=0.7) ;;
   *)
     echo 'usage: bash launch/quickstart.sh [t5|bert|gpt]' >&2
     exit 64
