@@ -4,8 +4,8 @@ Source: Devlin et al. 2019 without next-sentence prediction, small and for a sho
 positions, a norm before each block and weights scaled to their inputs. BERT's own choices (learned
 positions, norm behind, 0.02; there 4 layers, 32 x 128 tokens) were at 6.66 held out after 200
 steps, above the unigram entropy of 6.26.
-Hardware, wall time: two cores of an Intel Xeon, 3 min 36 s for `bash launch/quickstart.sh bert` in an
-environment that is there.
+Hardware, wall time: two cores of an Intel Xeon, 3 min 36 s for `bash launch/quickstart.sh bert` in
+an environment that is there.
 Loss to expect: held out 4.097, where the unigram entropy is 6.374 (2026-11-25).
 """
 

@@ -1,8 +1,8 @@
 """A tiny GPT on the text that ships with t5lite: minutes on two CPU cores.
 
 Source: Radford et al. 2019, small; no dropout, as the run is short.
-Hardware, wall time: two cores of an Intel Xeon, 3 min 34 s for `bash launch/quickstart.sh gpt` in an
-environment that is there.
+Hardware, wall time: two cores of an Intel Xeon, 3 min 34 s for `bash launch/quickstart.sh gpt` in
+an environment that is there.
 Loss to expect: held out 4.950, where the unigram entropy is 6.502 (2026-11-25).
 """
 

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5lite import hashing
+
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
@@ -29,14 +31,7 @@ def digest(x: jax.Array) -> jax.Array:
   for dim, size in enumerate(x.shape):
     index_X = jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim, out_sharding=sharding)
     place_X = place_X * jnp.uint32(size) + index_X
-  return jnp.sum(_mix(bits_X ^ _mix(place_X + jnp.uint32(1))), dtype=jnp.uint32)
-
-
-def _mix(x: jax.Array) -> jax.Array:
-  """Returns MurmurHash3's finalizer of each uint32, a bijection in which every bit counts."""
-  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-  return x ^ (x >> 16)
+  return jnp.sum(hashing.mix(bits_X ^ hashing.mix(place_X + jnp.uint32(1))), dtype=jnp.uint32)
 
 
 def describe(arrays: dict[str, jax.Array]) -> dict[str, Any]:

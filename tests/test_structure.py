@@ -26,6 +26,7 @@ PARTS = (
     'models',
     'ops',
     'sharding',
+    'hashing',
     'data',
     'objectives',
     'presets',

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from t5lite import config
+from t5lite import hashing
 from t5lite import sharding
 
 Key = jax.Array | None  # a PRNG key; None: deterministic, no dropout
@@ -74,8 +75,8 @@ def dropout(x: jax.Array, rate: float, key: Key) -> jax.Array:
 def random_bits(key: jax.Array, x: jax.Array) -> jax.Array:
   """Returns a random uint32 for each element of x, the same on every mesh.
 
-  A hash of the key and the element's index, each part through MurmurHash3's finaliser (Appleby
-  2011). A mask needs no more, and jax.random's Threefry costs a CPU 10 ns an element and, in a
+  A hash of the key and the element's index, each part through MurmurHash3's finaliser.
+  A mask needs no more, and jax.random's Threefry costs a CPU 10 ns an element and, in a
   whole model, seconds to compile.
   """
   spec = jax.typeof(x).sharding
@@ -86,14 +87,7 @@ def random_bits(key: jax.Array, x: jax.Array) -> jax.Array:
   inner = jnp.zeros_like(index[0])
   for size, one in zip(x.shape[1:], index[1:], strict=True):
     inner = inner * size + one
-  return mix(mix(inner ^ seeds[0]) ^ index[0] ^ seeds[1])
-
-
-def mix(bits: jax.Array) -> jax.Array:
-  """Returns uint32 bits, each input bit of which changes every output bit half of the time."""
-  bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
-  bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
-  return bits ^ (bits >> 16)
+  return hashing.mix(hashing.mix(inner ^ seeds[0]) ^ index[0] ^ seeds[1])
 
 
 def split(key: Key, num: int) -> list[Key]:
