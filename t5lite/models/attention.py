@@ -87,14 +87,8 @@ def attend(
   score_BKRS = sharding.einsum(
     'BKRH,BKHS->BKRS', query_BKRH, key_BKHS, preferred_element_type=jnp.float32
   )
-  if scope.bias_NTS is not None:
-    grouped = (kv_heads, groups, *scope.bias_NTS.shape[1:])
-    bias_KTGS = jnp.swapaxes(sharding.reshape(scope.bias_NTS, grouped, 'KGTS'), 1, 2)
-    score_BKRS = score_BKRS + sharding.reshape(bias_KTGS, (1, *score_BKRS.shape[1:]), '1KRS')
-  if scope.mask_BTS is not None:
-    mask_BTS = scope.mask_BTS
-    mask_BRS = mask_BTS if mask_BTS.shape[1] == 1 else jnp.repeat(mask_BTS, groups, axis=1)
-    score_BKRS = score_BKRS + jnp.where(mask_BRS, 0, MASKED)[:, None]
+  if (offset_BKRS := offset(scope, score_BKRS.shape, groups)) is not None:
+    score_BKRS = score_BKRS + offset_BKRS
   # The division comes after the sum over keys: a pass less over [R, S], forward and backward.
   top_BKR1 = jax.lax.stop_gradient(jnp.max(score_BKRS, axis=-1, keepdims=True))
   share_BKRS = jnp.exp(score_BKRS - top_BKR1)
@@ -105,3 +99,21 @@ def attend(
   grouped = (batch, kv_heads, length, groups, size)
   out_BTKGH = jnp.swapaxes(sharding.reshape(out_BKRH, grouped, 'BKTGH'), 1, 2)
   return sharding.reshape(out_BTKGH, query_BTNH.shape, 'BTNH')
+
+
+def offset(scope: Scope, shape: tuple[int, ...], groups: int) -> jax.Array | None:
+  """Returns what is added to the scores [B, K, R, S], or to each of a smaller number of rows."""
+  mask_BTS, bias_NTS, mask_B1RS = scope.mask_BTS, scope.bias_NTS, None
+  if mask_BTS is not None:
+    mask_BRS = mask_BTS if mask_BTS.shape[1] == 1 else jnp.repeat(mask_BTS, groups, axis=1)
+    mask_B1RS = jnp.where(mask_BRS, 0, MASKED)[:, None]
+  if bias_NTS is None:
+    return mask_B1RS
+  grouped = (shape[1], groups, *bias_NTS.shape[1:])
+  bias_KTGS = jnp.swapaxes(sharding.reshape(bias_NTS, grouped, 'KGTS'), 1, 2)
+  bias_KRS = sharding.reshape(bias_KTGS, shape[1:], 'KRS')
+  # Whole, and one sum for all layers: XLA's CPU backend would make the bias whole and then add it.
+  bias_BKRS = jax.lax.broadcast_in_dim(
+    bias_KRS, shape, (1, 2, 3), out_sharding=sharding.activation_spec('BKRS')
+  )
+  return bias_BKRS if mask_B1RS is None else bias_BKRS + mask_B1RS
