@@ -77,7 +77,10 @@ EVAL = {
 
 @pytest.fixture
 def workdir(tmp_path):
-  config_lib.save(config_lib.load(ROOT / 'configs/tiny_t5.py'), tmp_path / 'config.json')
+  config = config_lib.load(
+    ROOT / 'configs/tiny_t5.py', ['train.steps=600', 'optim.learning_rate=0.002']
+  )
+  config_lib.save(config, tmp_path / 'config.json')
   return tmp_path
 
 

@@ -34,7 +34,7 @@ FAMILIES = {
   'tiny_bert': (),
   'tiny_gpt': ('parallel.model=2',),
 }
-CLOCK = ('_seconds', '_per_second')  # endings of what a log says of time
+CLOCK = ('_seconds', '_per_second', '/tflops_per_device')  # endings of what a log says of time
 
 pytestmark = pytest.mark.slow
 

@@ -28,6 +28,7 @@ from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.data import workers
 
 CHUNK = 4_000_000  # characters tokenised at once
+LONG = 2.0  # seconds worth a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,17 +231,19 @@ def _written(path: pathlib.Path):
 
 @contextlib.contextmanager
 def _progress(name: str, directory: pathlib.Path) -> Iterator[Callable[[int, int], None]]:
-  """Gives a function that shows how far it is, on one line where that can be redrawn."""
-  start, live = time.monotonic(), sys.stdout.isatty()
-  line = f'tokenising {name} into {directory}'
-  print(line, end='' if live else '\n', flush=True)
+  """Gives a function that shows on a terminal how far it is; a file gets a line if it took long."""
+  start, live, where = time.monotonic(), sys.stderr.isatty(), f'{name} into {directory}'
 
   def show(done: int, total: int) -> None:
     if live:
-      print(f'\r{line} {done / max(total, 1):4.0%}', end='', flush=True)
+      share = f'{done / max(total, 1):4.0%}'
+      print(f'\rtokenising {where} {share}', end='', file=sys.stderr, flush=True)
 
   try:
     yield show
   finally:
     if live:
-      print(f' in {time.monotonic() - start:.1f} s', flush=True)
+      print(file=sys.stderr)
+  seconds = time.monotonic() - start
+  if seconds >= LONG:
+    print(f'tokenised {where} in {seconds:.1f} s', file=sys.stderr, flush=True)
