@@ -186,7 +186,7 @@ def start(
 def loop(this: Run, state: State, done: int, signals: preemption.Signals) -> State:
   """Returns the state at `train.steps`. Step t is logged while t + 1 runs."""
   config, last = this.config, this.config.train.steps
-  if not last:
+  if not last and not done:
     save(this, state, 0)
     this.writer.message('the state before the first step is saved')
   if done >= last:

@@ -113,6 +113,9 @@ def test_no_steps_save_the_first_state(tmp_path, capsys):
   state = train.run(small('train.steps=0'), tmp_path)
   assert int(state.step) == 0 and checkpoint.steps(tmp_path) == [0]
   assert 'the state before the first step is saved' in capsys.readouterr().out
+  train.run(small('train.steps=1'), tmp_path)
+  assert int(train.run(small('train.steps=0'), tmp_path).step) == 1
+  assert checkpoint.steps(tmp_path) == [0, 1]
 
 
 def test_init_from_begins_with_the_parameters_of_another_run(tmp_path):

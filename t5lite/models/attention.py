@@ -102,7 +102,7 @@ def attend(
 
 
 def offset(scope: Scope, shape: tuple[int, ...], groups: int) -> jax.Array | None:
-  """Returns what is added to the scores [B, K, R, S], or to each of a smaller number of rows."""
+  """Returns what is added to scores of `shape` [B, K, R, S]; without a bias, K and R may be 1."""
   mask_BTS, bias_NTS, mask_B1RS = scope.mask_BTS, scope.bias_NTS, None
   if mask_BTS is not None:
     mask_BRS = mask_BTS if mask_BTS.shape[1] == 1 else jnp.repeat(mask_BTS, groups, axis=1)
