@@ -127,12 +127,14 @@ def test_iterating_and_resuming_give_the_batches_by_number(workers, kind, config
 
 
 def test_closing_ends_the_thread_at_once():
-  before = threading.active_count()
+  before = set(threading.enumerate())
   iterator = data.open(make_config(), 'train').iterate(0)
-  assert next(iterator)[0] == 0 and threading.active_count() > before
+  assert next(iterator)[0] == 0
+  started = set(threading.enumerate()) - before  # of others, some may be ending meanwhile
+  assert started
   start = time.monotonic()
   iterator.close()
-  while threading.active_count() > before:
+  while any(thread.is_alive() for thread in started):
     assert time.monotonic() - start < 5
     time.sleep(0.01)
 

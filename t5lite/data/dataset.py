@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
+import gc
 import hashlib
 import signal
 
@@ -144,8 +145,13 @@ class Dataset:
       made = batches.to_iter_dataset(in_step).mp_prefetch(options, worker_init_fn=_start_worker)
     else:
       made = batches.to_iter_dataset(grain.ReadOptions(1, PREFETCH))
-    with contextlib.closing(iter(made)) as iterator:
-      yield from iterator
+    try:
+      with contextlib.closing(iter(made)) as iterator:
+        yield from iterator
+    finally:
+      if num_workers:  # Python warns of semaphores that are freed as garbage while a process starts
+        made = iterator = None
+        gc.collect()
 
   def _numbered(self, step: int, rows: slice) -> tuple[int, Batch]:
     return step, self.batch(step, rows)
