@@ -42,12 +42,6 @@ class DivergedError(UserError):
   code = 67
 
 
-class PeerError(UserError):
-  """Another process or the coordinator cannot be reached."""
-
-  code = 69
-
-
 class DiskError(UserError):
   """A file cannot be written: the disk is full or read-only."""
 
@@ -58,12 +52,6 @@ class Preempted(UserError):
   """Stopped by a signal with everything saved: the same command goes on from there."""
 
   code = 75
-
-
-class Stalled(UserError):
-  """No step finished within the time limit."""
-
-  code = 124
 
 
 def check(ok: bool, what: str, where: object, remedy: str) -> None:

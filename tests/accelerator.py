@@ -1,0 +1,105 @@
+"""Checks on a TPU or GPU, in one call, what a CPU cannot show.
+
+  python tests/accelerator.py [--steps=100] [--backend=gpu] [--output=DIR]
+
+For each family, with the tiny config as users run it (bfloat16, scanned layers): training falls
+from about ln(vocabulary), a run killed with `kill -9` ends bit for bit as one that was not, and the
+model evaluates and writes. Prints what it saw; ends with 1 and the reason where a check fails.
+"""
+
+import argparse
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from t5lite import checkpoint
+from t5lite import jsonl
+
+ROOT = pathlib.Path(__file__).parents[1]
+USES = {
+  't5': ('fill', '--text=The President of the United <extra_id_0> spoke.'),
+  'bert': ('fill', '--text=The President of the United [MASK] spoke.'),
+  'gpt': ('generate', '--prompt=The President of the United'),
+}
+VOCABULARY = 8192  # of the tiny configs
+
+
+def t5lite(*arguments: str) -> subprocess.Popen[str]:
+  command = [sys.executable, '-m', 't5lite', *arguments]
+  return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def said(*arguments: str) -> str:
+  """Returns what a command printed; it must end well."""
+  with t5lite(*arguments) as process:
+    out = process.communicate()[0]
+  check(process.returncode == 0, f'{" ".join(arguments)} ended with {process.returncode}')
+  return out.strip()
+
+
+def check(ok: bool, failure: str) -> None:
+  if not ok:
+    raise SystemExit(f'FAILED: {failure}')
+
+
+def digests(workdir: pathlib.Path) -> dict[str, str]:
+  manifest = checkpoint.read_manifest(workdir)
+  return {name: array['digest'] for name, array in manifest['arrays'].items()}
+
+
+def kill_half_way(workdir: pathlib.Path, half: int, *arguments: str) -> None:
+  with t5lite('train', f'--workdir={workdir}', *arguments) as process:
+    while process.poll() is None and half not in checkpoint.steps(workdir):
+      time.sleep(0.05)
+    check(process.poll() is None, f'training ended before it was killed: {workdir}')
+    process.kill()
+
+
+def check_family(family: str, output: pathlib.Path, steps: int, backend: str) -> None:
+  half = steps // 2
+  sets = (f'train.steps={steps}', 'train.log_every=1', f'checkpoint.every={half}', 'eval.every=0')
+  arguments = (f'--config=configs/tiny_{family}.py', *(f'--set={text}' for text in sets))
+  whole, killed = output / family, output / f'{family}_killed'
+
+  print(said('train', f'--workdir={whole}', *arguments).splitlines()[0])
+  train = [record for record in jsonl.records(whole / 'metrics.jsonl') if 'train/loss' in record]
+  first, last = train[0]['train/loss'], train[-1]['train/loss']
+  speed = sorted(record['train/tokens_per_second'] for record in train)[len(train) // 2]
+  mfu = train[-1].get('train/mfu')
+  print(f'{family}: loss {first:.3f} to {last:.3f}, {speed:,.0f} tokens/s, MFU {mfu}', flush=True)
+  check(abs(first - math.log(VOCABULARY)) < 1, f'the first loss of {family} is {first}')
+  check(last < first - 1, f'the loss of {family} fell from {first} to {last} only')
+  check(backend == 'cpu' or mfu is not None, f'no MFU for {family} on {backend}')
+
+  kill_half_way(killed, half, *arguments)
+  said('train', f'--workdir={killed}', *arguments)
+  ours, theirs = digests(whole), digests(killed)
+  different = [name for name in ours if ours[name] != theirs[name]]
+  check(not different, f'{family}, killed: {len(different)} of {len(ours)} arrays: {different[:5]}')
+  print(f'{family}: killed at step {half}, all {len(ours)} arrays are the same', flush=True)
+
+  print(said('evaluate', f'--workdir={whole}'))
+  command, text = USES[family]
+  print(said(command, f'--workdir={whole}', text), flush=True)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--steps', type=int, default=100, help='of each run')
+  parser.add_argument('--backend', default='gpu', choices=('gpu', 'tpu', 'cpu'))
+  parser.add_argument('--output', type=pathlib.Path, help='keeps the workdirs there')
+  options = parser.parse_args()
+  os.environ['JAX_PLATFORMS'] = {'gpu': 'cuda', 'tpu': 'tpu', 'cpu': 'cpu'}[options.backend]
+  with tempfile.TemporaryDirectory() as directory:
+    for family in USES:
+      output = options.output or pathlib.Path(directory)
+      check_family(family, output.resolve(), options.steps, options.backend)
+  print('All checks passed.')
+
+
+if __name__ == '__main__':
+  main()
