@@ -171,6 +171,13 @@ def test_axes_are_labelled_and_colours_follow_the_theme():
   assert not set(re.findall(r'#[0-9a-f]{6}\b', picture)) - {'#000000'}
 
 
+def test_ticks_of_small_shares_differ():
+  series = charts.Series('padding', np.arange(5), np.full(5, 0.01875), 'train')
+  picture = charts.svg(charts.Chart('Padding', '', [series], from_zero=True, percent=True), 4, 3)
+  ticks = re.findall(r'>([0-9.]+%)<', picture)
+  assert '0.5%' in ticks and len(ticks) == len(set(ticks))
+
+
 def test_one_line_is_enough(workdir):
   with metrics.Writer(workdir, 600, steps_done=0) as writer:
     writer.write(1, {'train/loss': 8.9})

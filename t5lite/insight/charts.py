@@ -124,7 +124,7 @@ def _style(plot: axes.Axes, chart: Chart) -> None:
   plot.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
   plot.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
   plot.xaxis.set_major_formatter(lambda x, _: compact(x))
-  plot.yaxis.set_major_formatter(lambda y, _: f'{y:.0%}' if chart.percent else compact(y))
+  plot.yaxis.set_major_formatter(lambda y, _: f'{100 * y:g}%' if chart.percent else compact(y))
 
 
 def compact(value: float) -> str:
