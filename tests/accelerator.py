@@ -46,7 +46,7 @@ def check(ok: bool, failure: str) -> None:
     raise SystemExit(f'FAILED: {failure}')
 
 
-def digests(workdir: pathlib.Path) -> dict[str, str]:
+def digests(workdir: pathlib.Path) -> dict[str, int]:
   manifest = checkpoint.read_manifest(workdir)
   return {name: array['digest'] for name, array in manifest['arrays'].items()}
 
