@@ -17,6 +17,7 @@ import tempfile
 import time
 
 from t5lite import checkpoint
+from t5lite import evaluate
 from t5lite import jsonl
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,7 +26,6 @@ USES = {
   'bert': ('fill', '--text=The President of the United [MASK] spoke.'),
   'gpt': ('generate', '--prompt=The President of the United'),
 }
-VOCABULARY = 8192  # of the tiny configs
 
 
 def t5lite(*arguments: str) -> subprocess.Popen[str]:
@@ -59,29 +59,38 @@ def kill_half_way(workdir: pathlib.Path, half: int, *arguments: str) -> None:
     process.kill()
 
 
-def check_family(family: str, output: pathlib.Path, steps: int, backend: str) -> None:
-  half = steps // 2
-  sets = (f'train.steps={steps}', 'train.log_every=1', f'checkpoint.every={half}', 'eval.every=0')
-  arguments = (f'--config=configs/tiny_{family}.py', *(f'--set={text}' for text in sets))
-  whole, killed = output / family, output / f'{family}_killed'
-
-  print(said('train', f'--workdir={whole}', *arguments).splitlines()[0])
-  train = [record for record in jsonl.records(whole / 'metrics.jsonl') if 'train/loss' in record]
+def check_training(family: str, workdir: pathlib.Path, backend: str, *arguments: str) -> None:
+  print(said('train', f'--workdir={workdir}', *arguments).splitlines()[0])
+  model = evaluate.load_config(workdir).model
+  train = [record for record in jsonl.records(workdir / 'metrics.jsonl') if 'train/loss' in record]
   first, last = train[0]['train/loss'], train[-1]['train/loss']
   speed = sorted(record['train/tokens_per_second'] for record in train)[len(train) // 2]
   mfu = train[-1].get('train/mfu')
-  print(f'{family}: loss {first:.3f} to {last:.3f}, {speed:,.0f} tokens/s, MFU {mfu}', flush=True)
-  check(abs(first - math.log(VOCABULARY)) < 1, f'the first loss of {family} is {first}')
+  made = f'{family}: {model.dtype}, {model.layers}'
+  print(f'{made}, loss {first:.3f} to {last:.3f}, {speed:,.0f} tokens/s, MFU {mfu}', flush=True)
+  wanted = ('float32', 'unroll') if backend == 'cpu' else ('bfloat16', 'scan')
+  check((model.dtype, model.layers) == wanted, f'{made} on {backend}, not {wanted}')
+  check(abs(first - math.log(model.vocab_size)) < 1, f'the first loss of {family} is {first}')
   check(last < first - 1, f'the loss of {family} fell from {first} to {last} only')
-  check(backend == 'cpu' or mfu is not None, f'no MFU for {family} on {backend}')
+  known = backend == 'cpu' or mfu is not None
+  check(known, f'no MFU for {family}: the peak of this device is not in t5lite/flops.py')
 
-  kill_half_way(killed, half, *arguments)
-  said('train', f'--workdir={killed}', *arguments)
-  ours, theirs = digests(whole), digests(killed)
-  different = [name for name in ours if ours[name] != theirs[name]]
-  check(not different, f'{family}, killed: {len(different)} of {len(ours)} arrays: {different[:5]}')
-  print(f'{family}: killed at step {half}, all {len(ours)} arrays are the same', flush=True)
 
+def check_resume(workdir: pathlib.Path, whole: pathlib.Path, half: int, *arguments: str) -> None:
+  kill_half_way(workdir, half, *arguments)
+  said('train', f'--workdir={workdir}', *arguments)
+  ours, theirs = digests(workdir), digests(whole)
+  different = [name for name in theirs if ours[name] != theirs[name]]
+  check(not different, f'{workdir}: {len(different)} of {len(ours)} arrays differ: {different[:5]}')
+  print(f'killed at step {half}, all {len(ours)} arrays are the same', flush=True)
+
+
+def check_family(family: str, output: pathlib.Path, steps: int, backend: str) -> None:
+  half, whole = steps // 2, output / family
+  sets = (f'train.steps={steps}', 'train.log_every=1', f'checkpoint.every={half}', 'eval.every=0')
+  arguments = (f'--config=configs/tiny_{family}.py', *(f'--set={text}' for text in sets))
+  check_training(family, whole, backend, *arguments)
+  check_resume(output / f'{family}_killed', whole, half, *arguments)
   print(said('evaluate', f'--workdir={whole}'))
   command, text = USES[family]
   print(said(command, f'--workdir={whole}', text), flush=True)
