@@ -233,7 +233,9 @@ class Parallel:
   """Sizes of the mesh axes; -1 takes the devices that are left."""
 
   replica: int = 1  # whole copies (between slices)
+  expert: int = 1  # experts and batch
   data: int = -1  # batch and parameters (FSDP)
+  sequence: int = 1  # positions (context parallel)
   model: int = 1  # heads, mlp and vocabulary (tensor parallel)
 
   def __post_init__(self):

@@ -104,12 +104,11 @@ of_output.defvjp(_of_output_forward, _of_output_backward)
 
 def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool) -> Any:
   """Returns what `_of_rows` gives, on each device for its rows and its part of the vocabulary."""
-  part = functools.partial(_of_rows, config, with_gradient=with_gradient)
-  whole_part = functools.partial(part, sharding.Rules((), (), (), (), ()))
+  rules, letters = sharding.rules(), models.output_letters(config.model)
+  part = functools.partial(_of_rows, config, rules, with_gradient=with_gradient)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
-    return whole_part(output, targets_BxT, weights_BxT)
-  rules, letters = sharding.RULES, models.output_letters(config.model)
+    return part(output, targets_BxT, weights_BxT)
   hidden, rows = rules.spec('batch', None, None), rules.spec('batch', None)
   bias = None if output.bias_V is None else rules.spec('vocab')
   # FSDP's gather, once for all chunks; their gradients add up on each device and scatter once.
@@ -119,10 +118,10 @@ def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool)
   gradient = models.Output._make([hidden, sharding.parameter_spec(letters), bias])
   out_specs = (sums, gradient) if with_gradient else sums
   if mesh.size == 1:  # without collectives: XLA's CPU backend copies what is summed over one device
-    mapped = jax.sharding.auto_axes(out_sharding=out_specs)(whole_part)
+    mapped = jax.sharding.auto_axes(out_sharding=out_specs)(part)
   else:
     in_specs = (models.Output._make([hidden, whole, bias]), rows, rows)
-    mapped = jax.shard_map(functools.partial(part, rules), in_specs=in_specs, out_specs=out_specs)
+    mapped = jax.shard_map(part, in_specs=in_specs, out_specs=out_specs)
   return mapped(output, targets_BxT, weights_BxT)
 
 
@@ -184,11 +183,9 @@ def _of_rows(
   shapes = kernel.shape, (kernel.shape[letters.index('V')],)
   zeros = [own(jnp.zeros(shape, jnp.float32)) for shape in shapes]
   (kernel, bias_V), (x_CRD, parts) = jax.lax.scan(body, zeros, rows)
-  if math.prod(map(jax.lax.axis_size, rules.embed)) > 1:  # of one piece it would be two copies
+  if rules.embed:  # of one piece it would be two copies
     side = letters.index('D')
     kernel = jax.lax.psum_scatter(kernel, rules.embed, scatter_dimension=side, tiled=True)
-  else:
-    kernel = jax.lax.psum(kernel, rules.embed)
   kernel = jax.lax.psum(kernel, tuple(axis for axis in rules.batch if axis not in rules.embed))
   bias_V = None if output.bias_V is None else jax.lax.psum(bias_V, rules.batch)
   x_BTD = x_CRD.reshape(-1, width)[: batch * length].reshape(batch, length, width)

@@ -1,8 +1,9 @@
 """Which mesh axis splits which dimension: the mesh, the rules and the specs made from them.
 
-The mesh axes are `replica` (whole copies, between slices), `data` (batch and parameters, FSDP) and
-`model` (heads, mlp, vocabulary), always present, of size 1 when unused, and Explicit: every array's
-type carries its sharding, and the contractions of `einsum` say where the collectives arise.
+The mesh axes are `replica` (whole copies, between slices), `expert` (experts, and batch), `data`
+(batch and parameters, FSDP), `sequence` (positions) and `model` (heads, mlp, vocabulary), always
+present, of size 1 when unused, and Explicit: every array's type carries its sharding, and the
+contractions of `einsum` say where the collectives arise.
 """
 
 import dataclasses
@@ -17,15 +18,16 @@ import numpy as np
 from t5lite import config as config_lib
 from t5lite import errors
 
-AXES = ('replica', 'data', 'model')
+AXES = ('replica', 'expert', 'data', 'sequence', 'model')
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
   """Mesh axes of each logical dimension, of parameters and of activations."""
 
-  batch: tuple[str, ...] = ('replica', 'data')
-  embed: tuple[str, ...] = ('data',)  # d_model of a parameter: FSDP
+  batch: tuple[str, ...] = ('replica', 'expert', 'data')
+  length: tuple[str, ...] = ('sequence',)
+  embed: tuple[str, ...] = ('expert', 'data', 'sequence')  # d_model of a parameter: FSDP
   heads: tuple[str, ...] = ('model',)
   mlp: tuple[str, ...] = ('model',)
   vocab: tuple[str, ...] = ('model',)
@@ -42,13 +44,29 @@ class Rules:
       raise ValueError(f'{dims=} use a mesh axis twice: {used}')
     return P(*(group or None for group in axes))
 
+  def on(self, mesh: jax.sharding.AbstractMesh | jax.sharding.Mesh) -> 'Rules':
+    """Returns the rules without the axes that the mesh lacks or that have one device."""
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    sizes = dict(mesh.shape)
+    return Rules(
+      **{
+        name: tuple(axis for axis in axes if sizes.get(axis, 1) > 1)
+        for name, axes in fields.items()
+      }
+    )
+
 
 RULES = Rules()
 
 
+def rules() -> Rules:
+  """Returns the rules on the mesh that is set; without one, nothing is split."""
+  return RULES.on(jax.sharding.get_abstract_mesh())
+
+
 def spec(*dims: str | None) -> P | None:
-  """Returns RULES.spec(*dims), or None where no mesh is set: models run on a bare device too."""
-  return None if jax.sharding.get_abstract_mesh().empty else RULES.spec(*dims)
+  """Returns rules().spec(*dims), or None where no mesh is set: models run on a bare device too."""
+  return None if jax.sharding.get_abstract_mesh().empty else rules().spec(*dims)
 
 
 # Logical dimension of each einsum letter; the legend of the letters is in models/layers.py.
@@ -126,11 +144,11 @@ def make_mesh(parallel: config_lib.Parallel, devices: list[Any] | None = None) -
 def check_divides(config: config_lib.Config, mesh: jax.sharding.Mesh) -> None:
   """Raises ConfigError for a dimension that its mesh axes do not divide."""
   model, ways = config.model, mesh.shape
-  rows = ways['replica'] * ways['data']
+  rows = math.prod(ways[axis] for axis in RULES.batch)
   microbatch = config.data.batch_size // config.train.microbatches
   for name, size, axes in (
     ('data.batch_size / train.microbatches', microbatch, rows),
-    ('model.d_model', model.d_model, ways['data']),
+    ('model.d_model', model.d_model, math.prod(ways[axis] for axis in RULES.embed)),
     ('model.num_heads', model.num_heads, ways['model']),
     ('model.num_kv_heads', model.num_kv_heads, ways['model']),
     ('model.d_ff', model.d_ff, ways['model']),
@@ -151,7 +169,7 @@ def to_device(
   """Returns this process's rows of a batch as global arrays, split over the batch axes."""
   return {
     name: jax.make_array_from_process_local_data(
-      jax.sharding.NamedSharding(mesh, RULES.spec('batch', *[None] * (rows.ndim - 1))),
+      jax.sharding.NamedSharding(mesh, RULES.on(mesh).spec('batch', *[None] * (rows.ndim - 1))),
       rows,
       global_shape=(global_rows, *rows.shape[1:]),
     )
@@ -171,7 +189,7 @@ def shard_like(abstract: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def local_rows(mesh: jax.sharding.Mesh, num_rows: int) -> slice:
   """Returns the rows of a global batch that this process's devices hold."""
-  sharding = jax.sharding.NamedSharding(mesh, RULES.spec('batch'))
+  sharding = jax.sharding.NamedSharding(mesh, RULES.on(mesh).spec('batch'))
   shards = sharding.addressable_devices_indices_map((num_rows,)).values()
   spans = [index[0].indices(num_rows) for index in shards if index is not None]
   return slice(min(start for start, _, _ in spans), max(stop for _, stop, _ in spans))

@@ -13,13 +13,15 @@ os.environ['NPROC'] = '32'
 import jax
 import pytest
 
+from t5lite import sharding
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
 @pytest.fixture
 def mesh():
-  """The mesh (replica 1, data 4, model 2), set for the test."""
-  kinds = (jax.sharding.AxisType.Explicit,) * 3
-  mesh = jax.make_mesh((1, 4, 2), ('replica', 'data', 'model'), axis_types=kinds)
+  """The mesh of data 4 and model 2, set for the test."""
+  kinds = (jax.sharding.AxisType.Explicit,) * 5
+  mesh = jax.make_mesh((1, 1, 4, 1, 2), sharding.AXES, axis_types=kinds)
   with jax.set_mesh(mesh):
     yield mesh

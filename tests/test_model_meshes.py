@@ -109,15 +109,13 @@ def test_loss_is_same_on_every_mesh(name, sizes):
 
 
 def test_parameters_are_split_as_the_rules_say(mesh):
-  P = jax.sharding.PartitionSpec
+  P, fsdp = jax.sharding.PartitionSpec, 'data'
   params = jax.eval_shape(lambda: models.init(MODELS['t5_1_1'], jax.random.key(0)))
   layer = params['decoder']['layers']
-  assert params['token_embed']['embedding'].sharding.spec == P('model', 'data')
-  assert layer['attention']['query']['kernel'].sharding.spec == P(None, 'data', 'model', None)
-  assert layer['cross_attention']['output']['kernel'].sharding.spec == P(
-    None, 'model', None, 'data'
-  )
-  assert layer['mlp']['output']['kernel'].sharding.spec == P(None, 'model', 'data')
+  assert params['token_embed']['embedding'].sharding.spec == P('model', fsdp)
+  assert layer['attention']['query']['kernel'].sharding.spec == P(None, fsdp, 'model', None)
+  assert layer['cross_attention']['output']['kernel'].sharding.spec == P(None, 'model', None, fsdp)
+  assert layer['mlp']['output']['kernel'].sharding.spec == P(None, 'model', fsdp)
 
 
 @pytest.mark.parametrize('name, microbatches', [*((name, 1) for name in MODELS), ('t5_1_1', 2)])
@@ -127,9 +125,9 @@ def test_step_compiles_for_256_chips(name, microbatches):
   config = dataclasses.replace(
     config, train=dataclasses.replace(config.train, microbatches=microbatches)
   )
-  kinds = (jax.sharding.AxisType.Explicit,) * 3
-  mesh = jax.sharding.AbstractMesh((2, 32, 4), sharding.AXES, axis_types=kinds)
-  rows = jax.sharding.NamedSharding(mesh, sharding.RULES.spec('batch', None))
+  kinds = (jax.sharding.AxisType.Explicit,) * 5
+  mesh = jax.sharding.AbstractMesh((2, 1, 32, 1, 4), sharding.AXES, axis_types=kinds)
+  rows = jax.sharding.NamedSharding(mesh, sharding.RULES.on(mesh).spec('batch', None))
   batch = {
     key: jax.ShapeDtypeStruct((128, *array.shape[1:]), array.dtype, sharding=rows)
     for key, array in batch_of(config.model).items()

@@ -161,7 +161,7 @@ def test_resume_on_another_mesh_is_within_rounding(tmp_path, cache):
   finished(whole, *arguments)
   finished(moved, *arguments, 'train.steps=6')
   assert 'from step 6 to 12' in finished(moved, *arguments, 'parallel.model=1')
-  assert checkpoint.read_manifest(moved)['mesh'] == {'replica': 1, 'data': 8, 'model': 1}
+  assert checkpoint.read_manifest(moved)['mesh']['data'] == 8
   losses = [
     [record['train/loss'] for record in logged(run) if 'train/loss' in record]
     for run in (whole, moved)
