@@ -25,6 +25,7 @@ from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import integrity
 from t5lite import lock
+from t5lite import processes
 
 FOLDER, PARAMS, REST, MANIFEST = 'checkpoints', 'params', 'rest', 'manifest'
 FORMAT = 1  # of the layout above
@@ -55,8 +56,9 @@ class Checkpointer:
       lightweight_initialize=True,  # a directory that is not ours has nothing to read
     )
     with contextlib.ExitStack() as stack:
-      if jax.process_index() == 0:
-        stack.enter_context(lock.held(self._workdir))
+      with processes.together():
+        if jax.process_index() == 0:
+          stack.enter_context(lock.held(self._workdir))
       with _writing(self._workdir):
         self._manager = ocp.CheckpointManager(self._workdir / FOLDER, options=options)
       self._lock = stack.pop_all()
@@ -65,8 +67,11 @@ class Checkpointer:
   def __enter__(self) -> 'Checkpointer':
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self.close()
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    if kind is errors.PeerError:  # to finish a save takes all processes
+      self._lock.close()
+    else:
+      self.close()
 
   def close(self) -> None:
     """Waits for the save that is being written, and unlocks the workdir.

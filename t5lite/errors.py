@@ -42,6 +42,12 @@ class DivergedError(UserError):
   code = 67
 
 
+class PeerError(UserError):
+  """Another process of the run, or the way to it, is missing or failed."""
+
+  code = 69
+
+
 class DiskError(UserError):
   """A file cannot be written: the disk is full or read-only."""
 

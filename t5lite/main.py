@@ -42,6 +42,12 @@ def define_train(f: Flags) -> None:
   flags.DEFINE_string('workdir', None, 'directory of the run', flag_values=f)
   help = 'print this many examples as the model sees them, and train nothing'
   flags.DEFINE_integer('preview', 0, help, flag_values=f, lower_bound=0)
+  help = "HOST:PORT of process 0, if this is one of several; 'auto': as the cluster says"
+  flags.DEFINE_string('coordinator', '', help, flag_values=f)
+  help = 'how many processes there are'
+  flags.DEFINE_integer('num_processes', None, help, flag_values=f, lower_bound=1)
+  help = 'which of them this is, from 0'
+  flags.DEFINE_integer('process_id', None, help, flag_values=f, lower_bound=0)
 
 
 def train(f: Flags) -> None:
@@ -56,8 +62,13 @@ def train(f: Flags) -> None:
   if not f.workdir:
     raise errors.ConfigError('missing flag', '--workdir', 'say where the run is kept')
   start_jax()
+  from t5lite import processes
   from t5lite import train as train_lib
 
+  if f.coordinator:
+    processes.join(f.coordinator, f.num_processes, f.process_id)
+  elif f.num_processes or f.process_id:
+    raise errors.ConfigError('missing flag', '--coordinator', 'say where process 0 is')
   train_lib.run(config, f.workdir)
 
 
@@ -249,6 +260,15 @@ def parse(name: str, arguments: Sequence[str]) -> Flags:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a command; returns its exit code. An error is one line on stderr."""
+  code = _run(arguments)
+  if 'jax' in sys.modules:
+    from t5lite import processes
+
+    processes.leave(code)
+  return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
   name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ['--help']
   if name in ('--help', '-h', 'help'):
     print(usage())

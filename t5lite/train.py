@@ -27,6 +27,7 @@ from t5lite import metrics
 from t5lite import models
 from t5lite import optim
 from t5lite import preemption
+from t5lite import processes
 from t5lite import sharding
 from t5lite import versions
 
@@ -138,10 +139,13 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
   config = dataclasses.replace(config, model=models.resolved(config.model))
   mesh = sharding.make_mesh(config.parallel)
   sharding.check_divides(config, mesh)
-  if config.init_from and checkpoint.latest_step(workdir) is None:
-    checkpoint.read_manifest(config.init_from)  # one that is not there shows at once
-  dataset = data.open(config, 'train')
-  evaluator = evaluate.Evaluator(config, mesh)
+  code = {'versions': versions.installed(), 'source': versions.source_digest()}
+  processes.check_same({'config': config_lib.to_dict(config), 'code': code})
+  with processes.together():
+    if config.init_from and checkpoint.latest_step(workdir) is None:
+      checkpoint.read_manifest(config.init_from)  # one that is not there shows at once
+    dataset = data.open(config, 'train')
+    evaluator = evaluate.Evaluator(config, mesh)
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(mesh))
     signals = stack.enter_context(preemption.Signals())
@@ -160,6 +164,7 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
       steps_done=done,
     )
     this = Run(config, mesh, dataset, evaluator, checkpointer, writer, meter)
+    stack.enter_context(processes.missing_the_lost())
     return loop(this, state, done, signals)
 
 

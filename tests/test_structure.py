@@ -20,7 +20,17 @@ PARTS = (
     'decoding',
     'checkpoint',
   ),
-  *('optim', 'metrics', 'progress', 'tensorboard', 'flops', 'losses', 'preemption', 'jsonl'),
+  *(
+    'optim',
+    'metrics',
+    'progress',
+    'tensorboard',
+    'flops',
+    'losses',
+    'preemption',
+    'jsonl',
+    'processes',
+  ),
   *('integrity', 'lock', 'versions', 'host_memory'),
   *(
     'models',
