@@ -109,7 +109,7 @@ def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return part(output, targets_BxT, weights_BxT)
-  hidden, rows = rules.spec('batch', None, None), rules.spec('batch', None)
+  hidden, rows = rules.spec('batch', 'length', None), rules.spec('batch', 'length')
   bias = None if output.bias_V is None else rules.spec('vocab')
   # FSDP's gather, once for all chunks; their gradients add up on each device and scatter once.
   whole = rules.spec(*('vocab' if letter == 'V' else None for letter in letters))
@@ -135,7 +135,7 @@ def _of_rows(
   with_gradient: bool,
 ):
   """Returns the sums and, if asked for, the objective's gradient by `output`, chunk by chunk."""
-  letters = models.output_letters(config.model)
+  letters, tokens = models.output_letters(config.model), rules.batch + rules.length
   batch, length, width = output.x_BTD.shape
   num_chunks = -(-batch * length // CHUNK_ROWS)
   chunk_rows = -(-batch * length // num_chunks)
@@ -165,7 +165,7 @@ def _of_rows(
     return sums.objective, sums
 
   def added(parts):
-    return jax.tree.map(lambda x_C: jax.lax.psum(jnp.sum(x_C), rules.batch), parts)
+    return jax.tree.map(lambda x_C: jax.lax.psum(jnp.sum(x_C), tokens), parts)
 
   rows = chunks(output.x_BTD), chunks(targets_BxT), chunks(weights_BxT)
   if not with_gradient:
@@ -179,15 +179,15 @@ def _of_rows(
     total = [old + new for old, new in zip(total, parts, strict=True)]
     return total, (jax.lax.psum(x_RD, rules.vocab), sums)
 
-  own = functools.partial(jax.lax.pcast, axis_name=rules.batch + rules.vocab, to='varying')
+  own = functools.partial(jax.lax.pcast, axis_name=tokens + rules.vocab, to='varying')
   shapes = kernel.shape, (kernel.shape[letters.index('V')],)
   zeros = [own(jnp.zeros(shape, jnp.float32)) for shape in shapes]
   (kernel, bias_V), (x_CRD, parts) = jax.lax.scan(body, zeros, rows)
   if rules.embed:  # of one piece it would be two copies
     side = letters.index('D')
     kernel = jax.lax.psum_scatter(kernel, rules.embed, scatter_dimension=side, tiled=True)
-  kernel = jax.lax.psum(kernel, tuple(axis for axis in rules.batch if axis not in rules.embed))
-  bias_V = None if output.bias_V is None else jax.lax.psum(bias_V, rules.batch)
+  kernel = jax.lax.psum(kernel, tuple(axis for axis in tokens if axis not in rules.embed))
+  bias_V = None if output.bias_V is None else jax.lax.psum(bias_V, tokens)
   x_BTD = x_CRD.reshape(-1, width)[: batch * length].reshape(batch, length, width)
   return added(parts), models.Output(x_BTD, kernel, bias_V)
 
@@ -208,14 +208,36 @@ def of_batch(
   if side == 'encoder':
     positions_BxM = batch['encoder_prediction_positions']
     count_B1 = jnp.sum(weights_BxT > 0, axis=1, keepdims=True)
-    hidden_BTD = at_positions(hidden_BTD, positions_BxM)
-    targets_BxT = at_positions(targets_BxT, positions_BxM)
-    asked_BxM = jnp.arange(positions_BxM.shape[1])[None] < count_B1
-    weights_BxT = at_positions(weights_BxT, positions_BxM) * asked_BxM
+    hidden_BTD, targets_BxT, weights_BxT = (
+      at_positions(x, positions_BxM) for x in (hidden_BTD, targets_BxT, weights_BxT)
+    )
+    spec = jax.typeof(weights_BxT).sharding
+    place_BxM = jax.lax.broadcasted_iota(jnp.int32, weights_BxT.shape, 1, out_sharding=spec)
+    weights_BxT = weights_BxT * (place_BxM < count_B1)
   output = models.output(config.model, params, hidden_BTD)
   return of_output(config, output, targets_BxT, weights_BxT)
 
 
 def at_positions(x_BxT: jax.Array, positions_BxM: jax.Array) -> jax.Array:
-  """Returns each row's elements at its positions [B, M, ...]."""
-  return jax.vmap(lambda x_T, positions_M: x_T[positions_M])(x_BxT, positions_BxM)
+  """Returns each row's elements at its positions [B, M, ...].
+
+  M is split as T is, and has a few more places, of any content, where it does not divide.
+  """
+  rules = sharding.rules()
+  pick = jax.vmap(lambda x_T, positions_M: x_T[positions_M])
+  if not rules.length:
+    return pick(x_BxT, positions_BxM)
+  parts = math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in rules.length)
+  positions_BxM = jnp.pad(positions_BxM, ((0, 0), (0, -positions_BxM.shape[1] % parts)))
+
+  def on_device(x_BxT, positions_BxM):
+    """Takes what this device has, adds up with those that have the rest, keeps its part of M."""
+    positions_BxM = positions_BxM - jax.lax.axis_index(rules.length) * x_BxT.shape[1]
+    is_here = (0 <= positions_BxM) & (positions_BxM < x_BxT.shape[1])
+    found = pick(x_BxT, jnp.where(is_here, positions_BxM, 0))
+    found = jnp.where(jnp.expand_dims(is_here, tuple(range(2, x_BxT.ndim))), found, 0)
+    return jax.lax.psum_scatter(found, rules.length, scatter_dimension=1, tiled=True)
+
+  split = rules.spec('batch', 'length', *[None] * (x_BxT.ndim - 2))
+  in_specs = (split, rules.spec('batch', None))
+  return jax.shard_map(on_device, in_specs=in_specs, out_specs=split)(x_BxT, positions_BxM)

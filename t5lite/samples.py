@@ -6,6 +6,7 @@ import numpy as np
 from t5lite import config as config_lib
 from t5lite import decoding
 from t5lite import models
+from t5lite import sharding
 from t5lite.data import dataset
 
 COUNT = 2  # examples
@@ -72,7 +73,8 @@ def _first(batch: dataset.Batch, side: str, row: int, values: np.ndarray) -> np.
 def _filled(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]:
   """Returns the masked text, the text, and the text with the likeliest token at each mask."""
   del tokenizer
-  logits = jax.jit(models.apply, static_argnums=0)(config.model, params, batch)
+  with sharding.whole_rows(params) as params:
+    logits = jax.jit(models.apply, static_argnums=0)(config.model, params, batch)
   likeliest = np.asarray(jax.device_get(logits)).argmax(axis=-1)
   inputs, targets = batch['encoder_input_tokens'], batch['encoder_target_tokens']
   filled = np.where(batch['encoder_loss_weights'] > 0, likeliest, targets)

@@ -6,6 +6,8 @@ present, of size 1 when unused, and Explicit: every array's type carries its sha
 contractions of `einsum` say where the collectives arise.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -26,7 +28,7 @@ class Rules:
   """Mesh axes of each logical dimension, of parameters and of activations."""
 
   batch: tuple[str, ...] = ('replica', 'expert', 'data')
-  length: tuple[str, ...] = ('sequence',)
+  length: tuple[str, ...] = ('sequence',)  # context parallelism
   embed: tuple[str, ...] = ('expert', 'data', 'sequence')  # d_model of a parameter: FSDP
   heads: tuple[str, ...] = ('model',)
   mlp: tuple[str, ...] = ('model',)
@@ -60,17 +62,25 @@ RULES = Rules()
 
 
 def rules() -> Rules:
-  """Returns the rules on the mesh that is set; without one, nothing is split."""
-  return RULES.on(jax.sharding.get_abstract_mesh())
+  """Returns the rules on the mesh that is set; without one, or in a shard_map, nothing is split."""
+  return RULES.on(mesh) if (mesh := _mesh()) else Rules(*[()] * len(dataclasses.fields(Rules)))
+
+
+def _mesh() -> jax.sharding.AbstractMesh | None:
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty or mesh.are_all_axes_manual else mesh
 
 
 def spec(*dims: str | None) -> P | None:
   """Returns rules().spec(*dims), or None where no mesh is set: models run on a bare device too."""
-  return None if jax.sharding.get_abstract_mesh().empty else rules().spec(*dims)
+  return rules().spec(*dims) if _mesh() else None
 
 
 # Logical dimension of each einsum letter; the legend of the letters is in models/layers.py.
-ACTIVATION = {'B': 'batch', 'N': 'heads', 'K': 'heads', 'F': 'mlp', 'V': 'vocab'}
+ACTIVATION = {
+  **{'B': 'batch', 'T': 'length', 'S': 'length'},
+  **{'N': 'heads', 'K': 'heads', 'F': 'mlp', 'V': 'vocab'},
+}
 PARAMETER = {'D': 'embed', 'N': 'heads', 'K': 'heads', 'F': 'mlp', 'V': 'vocab'}
 
 
@@ -107,12 +117,43 @@ def project(x: jax.Array, kernel: jax.Array, equation: str) -> jax.Array:
   rows, outputs = left[: -len(summed)], right[len(summed) :]
   assert out == rows + outputs and left.endswith(''.join(summed)), equation
   shape = x.shape[: len(rows)] + kernel.shape[len(summed) :]
-  x_RK = reshape(x, (math.prod(x.shape[: len(rows)]), -1), rows[0] + left[len(rows)])
+  # Rows that are split in two dimensions stay two: they do not stand one behind another.
+  kept = len(rows) if rules().length else 1
+  x_RK = reshape(
+    x, (*x.shape[: kept - 1], math.prod(x.shape[kept - 1 : len(rows)]), -1), rows[:kept] + summed[0]
+  )
   size = math.prod(kernel.shape[: len(summed)])
   first = [PARAMETER.get(group[0]) for group in (right, outputs)]
   kernel_KV = jnp.reshape(kernel, (size, -1), out_sharding=spec(*first))
-  y_RV = jnp.matmul(x_RK, kernel_KV, out_sharding=activation_spec(rows[0] + outputs[0]))
+  y_RV = jnp.matmul(x_RK, kernel_KV, out_sharding=activation_spec(rows[:kept] + outputs[0]))
   return reshape(y_RV, shape, out)
+
+
+def look_up(table: jax.Array, ids_BxT: jax.Array, letter: str) -> jax.Array:
+  """Returns the rows [B, T, D] of a table [rows, D], whose rows are of dimension `letter`.
+
+  Each device gathers the columns of its rows (FSDP), takes what it has of the rows and adds up with
+  those that have the others (Shoeybi et al. 2019, section 3).
+  """
+  split = rules()
+  rows = getattr(split, PARAMETER.get(letter, ''), ())
+  if not (rows or split.embed):
+    return table.at[ids_BxT].get(out_sharding=activation_spec('BTD'))
+
+  def on_device(table, ids_BxT):
+    if split.embed:
+      table = jax.lax.all_gather(table, split.embed, axis=1, tiled=True)
+    if not rows:
+      return table[ids_BxT]
+    ids_BxT = ids_BxT - jax.lax.axis_index(rows) * len(table)
+    is_here = (0 <= ids_BxT) & (ids_BxT < len(table))
+    found_BTD = jnp.where(is_here[..., None], table[jnp.where(is_here, ids_BxT, 0)], 0)
+    return jax.lax.psum(found_BTD, rows)
+
+  in_specs = (parameter_spec(f'{letter}D'), split.spec('batch', 'length'))
+  out_specs = activation_spec('BTD')
+  arguments = jax.sharding.reshard((table, ids_BxT), in_specs)
+  return jax.shard_map(on_device, in_specs=in_specs, out_specs=out_specs)(*arguments)
 
 
 def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
@@ -148,6 +189,8 @@ def check_divides(config: config_lib.Config, mesh: jax.sharding.Mesh) -> None:
   microbatch = config.data.batch_size // config.train.microbatches
   for name, size, axes in (
     ('data.batch_size / train.microbatches', microbatch, rows),
+    ('data.input_length', config.data.input_length, ways['sequence']),
+    ('data.target_length', config.data.target_length, ways['sequence']),
     ('model.d_model', model.d_model, math.prod(ways[axis] for axis in RULES.embed)),
     ('model.num_heads', model.num_heads, ways['model']),
     ('model.num_kv_heads', model.num_kv_heads, ways['model']),
@@ -169,12 +212,44 @@ def to_device(
   """Returns this process's rows of a batch as global arrays, split over the batch axes."""
   return {
     name: jax.make_array_from_process_local_data(
-      jax.sharding.NamedSharding(mesh, RULES.on(mesh).spec('batch', *[None] * (rows.ndim - 1))),
+      jax.sharding.NamedSharding(mesh, batch_spec(name, RULES.on(mesh))),
       rows,
       global_shape=(global_rows, *rows.shape[1:]),
     )
     for name, rows in batch.items()
   }
+
+
+def batch_spec(name: str, rules: Rules) -> P:
+  """Returns the spec of a batch's array [B, T], or of [B, M] predictions, which are few."""
+  return rules.spec('batch', None if name.endswith('_prediction_positions') else 'length')
+
+
+@contextlib.contextmanager
+def whole_rows(params: Any) -> Iterator[Any]:
+  """Yields params on the mesh that is set with its `sequence` devices given to `data`.
+
+  For what works on few tokens at a time, as decoding does. Nothing moves: it is the same part of
+  each parameter that every device has.
+  """
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty or mesh.shape['sequence'] == 1:
+    yield params
+    return
+  sizes = dict(mesh.shape)
+  sizes |= {'data': sizes['data'] * sizes['sequence'], 'sequence': 1}
+  devices = mesh.devices.reshape([sizes[axis] for axis in AXES])
+  other = {'sequence': 'data'}
+  folded = jax.sharding.Mesh(devices, AXES, axis_types=mesh.axis_types)
+
+  def place(x):
+    groups = [group if isinstance(group, tuple) else (group,) for group in x.sharding.spec]
+    groups = [[other.get(axis, axis) for axis in group] for group in groups]
+    spec = P(*(tuple(dict.fromkeys(filter(None, group))) or None for group in groups))
+    return jax.device_put(x, jax.sharding.NamedSharding(folded, spec))
+
+  with jax.set_mesh(folded):
+    yield jax.tree.map(place, params)
 
 
 def shard_like(abstract: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -183,15 +183,19 @@ def sharded(model, params, mesh):
   )
 
 
+MESHES = [config.Parallel(data=4, model=2), config.Parallel(sequence=2, data=2, model=2)]
+
+
 @pytest.mark.slow
-def test_a_mesh_changes_nothing():
+@pytest.mark.parametrize('parallel', MESHES)
+def test_a_mesh_changes_nothing(parallel):
   """Three prompts over four ways of the batch, heads and vocabulary over two."""
   sizes = dict(vocab_size=32, d_model=16, d_ff=24)
   model = dataclasses.replace(MODELS['modern_decoder'], **sizes)
   params = params_of(model)
   options = dict(max_tokens=9, sampler=sampling.Sampler(temperature=1.0), key=KEY, eos=-1)
   expected = decoding.generate(model, params, PROMPTS, **options)
-  mesh = sharding.make_mesh(config.Parallel(data=4, model=2))
+  mesh = sharding.make_mesh(parallel)
   with jax.set_mesh(mesh):
     got = decoding.generate(model, sharded(model, params, mesh), PROMPTS, **options)
   np.testing.assert_array_equal(got, expected)
@@ -354,13 +358,14 @@ def test_texts_go_on_as_their_tokens_do():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('architecture', ['encoder', 'encoder_decoder'])
-def test_gaps_are_filled_on_a_mesh(architecture):
+@pytest.mark.parametrize('parallel', MESHES)
+def test_gaps_are_filled_on_a_mesh(architecture, parallel):
   run = filling_config(architecture)
   even = dict(d_model=16, d_ff=24, num_heads=4, num_kv_heads=4)
   run = dataclasses.replace(run, model=dataclasses.replace(run.model, **even))
   params = params_of(run.model)
   expected = decoding.fill(run, params, TOKENIZER, TEXT, top_k=3)
-  mesh = sharding.make_mesh(config.Parallel(data=4, model=2))
+  mesh = sharding.make_mesh(parallel)
   with jax.set_mesh(mesh):
     got = decoding.fill(run, sharded(run.model, params, mesh), TOKENIZER, TEXT, top_k=3)
   for a, b in zip(got, expected, strict=True):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import families
 import jax
@@ -29,7 +30,10 @@ MODELS = {
   'modern_encoder': presets.modern(architecture='encoder', **SHAPE, **LOCAL),
 }
 OBJECTIVES = {'encoder_decoder': 'span_corruption', 'decoder': 'causal_lm', 'encoder': 'mlm'}
-MESHES = [(1, 1, 1), (1, 8, 1), (1, 4, 2), (1, 2, 4), (2, 2, 2)]  # replica, data, model
+MESHES = [  # replica, data, sequence, model
+  *((1, 1, 1, 1), (1, 8, 1, 1), (1, 4, 1, 2), (1, 2, 1, 4), (2, 2, 1, 2)),
+  *((1, 1, 4, 1), (1, 2, 2, 2), (2, 1, 2, 2)),
+]
 
 
 def config_of(name, **changes):
@@ -80,12 +84,13 @@ def on_one_device(name):
 
 
 def make_mesh(sizes):
-  replica, data, model = sizes
-  parallel = config.Parallel(replica=replica, data=data, model=model)
-  return sharding.make_mesh(parallel, jax.devices()[: replica * data * model])
+  parallel = config.Parallel(
+    **dict(zip(('replica', 'data', 'sequence', 'model'), sizes, strict=True))
+  )
+  return sharding.make_mesh(parallel, jax.devices()[: math.prod(sizes)])
 
 
-QUICK = [('gpt2', (2, 2, 2))]
+QUICK = [('gpt2', (2, 2, 1, 2)), ('t5_1_1', (1, 2, 2, 2))]
 CASES = [
   (name, mesh) if (name, mesh) in QUICK else pytest.param(name, mesh, marks=pytest.mark.slow)
   for name in MODELS

@@ -14,6 +14,7 @@ import numpy as np
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import models
+from t5lite import sharding
 from t5lite.decoding import generation
 from t5lite.decoding import loop
 from t5lite.decoding import prompts
@@ -71,9 +72,10 @@ def fill(
   if config.model.architecture == 'decoder' or objective == 'prefix_lm':
     where = f'model.architecture={config.model.architecture!r} objective.name={objective!r}'
     raise errors.ConfigError('this model continues text and fills no gaps', where, 'use generate')
-  if config.model.architecture == 'encoder':
-    return _fill_masks(config, params, tokenizer, text, top_k)
-  return _fill_spans(config, params, tokenizer, text, top_k, max_tokens)
+  with sharding.whole_rows(params) as params:
+    if config.model.architecture == 'encoder':
+      return _fill_masks(config, params, tokenizer, text, top_k)
+    return _fill_spans(config, params, tokenizer, text, top_k, max_tokens)
 
 
 def _fill_masks(config, params, tokenizer, text, top_k) -> list[Gap]:

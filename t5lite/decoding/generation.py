@@ -8,6 +8,7 @@ import numpy as np
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import models
+from t5lite import sharding
 from t5lite.decoding import loop
 from t5lite.decoding import prompts as prompts_lib
 from t5lite.decoding import sampling
@@ -86,15 +87,16 @@ def generate(
     if not len(prompt):
       raise errors.DataError('empty prompt', f'prompt {number}', 'give it at least one token')
   behind_encoder = model.architecture == 'encoder_decoder'
-  outputs = loop.run(
-    model,
-    params,
-    [np.array([START])] * len(prompts) if behind_encoder else prompts,
-    inputs=prompts if behind_encoder else None,
-    max_tokens=max_tokens,
-    choice=sampler,
-    stops=[eos],
-    key=key,
-    prefix=prefix,
-  )
+  with sharding.whole_rows(params) as params:
+    outputs = loop.run(
+      model,
+      params,
+      [np.array([START])] * len(prompts) if behind_encoder else prompts,
+      inputs=prompts if behind_encoder else None,
+      max_tokens=max_tokens,
+      choice=sampler,
+      stops=[eos],
+      key=key,
+      prefix=prefix,
+    )
   return [tokens[:-1] if eos in tokens[-1:] else tokens for tokens, _ in outputs]

@@ -14,15 +14,10 @@ from t5lite import config
 from t5lite import sharding
 from t5lite.models import layers
 from t5lite.models import positions
+from t5lite.models import ring
+from t5lite.models import scope as scope_lib
 
-MASKED = -1e9  # added to the score of a key that may not be seen; float32, so it never overflows
-
-
-class Scope(NamedTuple):
-  """What a query may see, and how positions weigh."""
-
-  mask_BTS: jax.Array | None = None  # bool, True: visible; B or T may be 1; None: all of it
-  bias_NTS: jax.Array | None = None  # float32, added to the scores
+Scope = scope_lib.Scope | scope_lib.Facts
 
 
 class Cache(NamedTuple):
@@ -74,6 +69,8 @@ def attend(
   query_BTNH: jax.Array, memory: Cache, scope: Scope, rate: float, key: layers.Key
 ) -> jax.Array:
   """Returns softmax(query key' + bias) value [B, T, N, H]; scores and softmax in float32."""
+  if isinstance(scope, scope_lib.Facts):
+    return ring.attend(query_BTNH, memory.key_BSKH, memory.value_BSKH, scope, rate, key)
   batch, length, heads, size = query_BTNH.shape
   kv_heads = memory.key_BSKH.shape[2]
   groups = heads // kv_heads
@@ -87,7 +84,7 @@ def attend(
   score_BKRS = sharding.einsum(
     'BKRH,BKHS->BKRS', query_BKRH, key_BKHS, preferred_element_type=jnp.float32
   )
-  if (offset_BKRS := offset(scope, score_BKRS.shape, groups)) is not None:
+  if (offset_BKRS := scope_lib.offset(scope, score_BKRS.shape, groups)) is not None:
     score_BKRS = score_BKRS + offset_BKRS
   # The division comes after the sum over keys: a pass less over [R, S], forward and backward.
   top_BKR1 = jax.lax.stop_gradient(jnp.max(score_BKRS, axis=-1, keepdims=True))
@@ -99,21 +96,3 @@ def attend(
   grouped = (batch, kv_heads, length, groups, size)
   out_BTKGH = jnp.swapaxes(sharding.reshape(out_BKRH, grouped, 'BKTGH'), 1, 2)
   return sharding.reshape(out_BTKGH, query_BTNH.shape, 'BTNH')
-
-
-def offset(scope: Scope, shape: tuple[int, ...], groups: int) -> jax.Array | None:
-  """Returns what is added to scores of `shape` [B, K, R, S]; without a bias, K and R may be 1."""
-  mask_BTS, bias_NTS, mask_B1RS = scope.mask_BTS, scope.bias_NTS, None
-  if mask_BTS is not None:
-    mask_BRS = mask_BTS if mask_BTS.shape[1] == 1 else jnp.repeat(mask_BTS, groups, axis=1)
-    mask_B1RS = jnp.where(mask_BRS, 0, MASKED)[:, None]
-  if bias_NTS is None:
-    return mask_B1RS
-  grouped = (shape[1], groups, *bias_NTS.shape[1:])
-  bias_KTGS = jnp.swapaxes(sharding.reshape(bias_NTS, grouped, 'KGTS'), 1, 2)
-  bias_KRS = sharding.reshape(bias_KTGS, shape[1:], 'KRS')
-  # Whole, and one sum for all layers: XLA's CPU backend would make the bias whole and then add it.
-  bias_BKRS = jax.lax.broadcast_in_dim(
-    bias_KRS, shape, (1, 2, 3), out_sharding=sharding.activation_spec('BKRS')
-  )
-  return bias_BKRS if mask_B1RS is None else bias_BKRS + mask_B1RS

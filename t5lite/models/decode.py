@@ -17,6 +17,7 @@ from t5lite import config
 from t5lite import models
 from t5lite import sharding
 from t5lite.models import attention
+from t5lite.models import scope as scope_lib
 from t5lite.models import transformer
 
 
@@ -27,7 +28,7 @@ class DecodeCache(NamedTuple):
   first_B: jax.Array  # slot of each row's first token; before it is padding
   slot: jax.Array  # of the next token; int32 scalar
   memory: attention.Cache | None = None  # of the encoder's output [L, B, M, K, H]
-  memory_scope: attention.Scope = attention.Scope()
+  memory_scope: scope_lib.Scope = scope_lib.Scope()
 
 
 def whole(x: jax.Array) -> jax.Array:
@@ -90,7 +91,8 @@ def extend(
   key_S = jnp.arange(cache.past.key_BSKH.shape[2], dtype=jnp.int32)
   is_text_BxT, is_text_BxS = (slots[None] >= cache.first_B[:, None] for slots in (query_T, key_S))
   seen_BxS = is_text_BxS & (key_S <= query_T[-1])[None] if prefix else None
-  scope, near_TS = module.decoder.scope(query_T, key_S, (is_text_BxT, is_text_BxS), seen_BxS)
+  query = scope_lib.Tokens(query_T, is_text_BxT)
+  scope, near_TS = module.decoder.scope(query, scope_lib.Tokens(key_S, is_text_BxS, seen_BxS))
   positions_BxT = jnp.maximum(query_T[None] - cache.first_B[:, None], 0)
   context = transformer.Context(
     positions_BxT, scope, near_TS, memory_scope=cache.memory_scope, slot=cache.slot

@@ -6,6 +6,7 @@ head, H head size, F mlp, V vocabulary, P positions or buckets, L layers.
 Parameters are float32; matmuls run in `config.Model.dtype`, norms and softmax in float32.
 """
 
+from collections.abc import Sequence
 import math
 
 from flax import nnx
@@ -68,24 +69,42 @@ def dropout(x: jax.Array, rate: float, key: Key) -> jax.Array:
   """Returns x with a share `rate` of its elements zeroed, the rest scaled up; x without a key."""
   if key is None or rate == 0:
     return x
-  keep = random_bits(key, x) >= jnp.uint32(rate * 2**32)
-  return jnp.where(keep, x / (1 - rate), 0)
+  return jnp.where(kept(random_bits(key, x), rate), x / (1 - rate), 0)
+
+
+def kept(bits: jax.Array, rate: float) -> jax.Array:
+  """Returns which elements dropout leaves, all but a share `rate`, from uniform uint32."""
+  return bits >= jnp.uint32(rate * 2**32)
 
 
 def random_bits(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Returns a random uint32 for each element of x, the same on every mesh.
-
-  A hash of the key and the element's index, each part through MurmurHash3's finaliser.
-  A mask needs no more, and jax.random's Threefry costs a CPU 10 ns an element and, in a
-  whole model, seconds to compile.
-  """
+  """Returns a random uint32 for each element of x, the same on every mesh."""
   spec = jax.typeof(x).sharding
   index = [
     jax.lax.broadcasted_iota(jnp.uint32, x.shape, d, out_sharding=spec) for d in range(x.ndim)
   ]
-  seeds = jax.random.bits(key, (2,), jnp.uint32)
+  return hashed(seeds(key), index, x.shape)
+
+
+def seeds(key: jax.Array) -> jax.Array:
+  """Returns the two uint32 of a key that `hashed` takes."""
+  return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def hashed(seeds: jax.Array, index: Sequence[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+  """Returns a random uint32 for each element of an array of `shape` that `index` names.
+
+  A hash of the seeds and the element's index, each part through MurmurHash3's finaliser.
+  A mask needs no more, and jax.random's Threefry costs a CPU 10 ns an element and, in a
+  whole model, seconds to compile.
+
+  Args:
+    seeds: two uint32.
+    index: uint32, along each dimension; they broadcast together.
+    shape: of the whole array, of which `index` may name a part.
+  """
   inner = jnp.zeros_like(index[0])
-  for size, one in zip(x.shape[1:], index[1:], strict=True):
+  for size, one in zip(shape[1:], index[1:], strict=True):
     inner = inner * size + one
   return hashing.mix(hashing.mix(inner ^ seeds[0]) ^ index[0] ^ seeds[1])
 
@@ -164,13 +183,13 @@ class Embed(nnx.Module):
   """A table of vectors [rows, D]."""
 
   def __init__(self, model: config.Model, letter: str, rows: int, key: jax.Array, role: str):
+    self.letter = letter
     self.dtype = model.dtype
     scale = stddev(model, role, model.d_model)
     self.embedding = weight(key, f'{letter}D', (rows, model.d_model), scale)
 
   def __call__(self, ids_BxT: jax.Array) -> jax.Array:
-    out_sharding = sharding.activation_spec('BTD')
-    return self.embedding[...].at[ids_BxT].get(out_sharding=out_sharding).astype(self.dtype)
+    return sharding.look_up(self.embedding[...], ids_BxT, self.letter).astype(self.dtype)
 
 
 def activate(model: config.Model, x: jax.Array) -> jax.Array:

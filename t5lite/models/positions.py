@@ -50,23 +50,30 @@ def relative_bucket(
 class RelativeBias(nnx.Module):
   """T5's learned bias on attention scores, one table for all layers of a stack."""
 
-  def __init__(self, model: config.Model, bidirectional: bool, key: jax.Array):
-    self.model = model
-    self.bidirectional = bidirectional
+  def __init__(self, model: config.Model, key: jax.Array):
     shape = (model.relative_buckets, model.num_heads)
     scale = layers.stddev(model, 'other', model.d_model)
     self.embedding = layers.weight(key, 'PN', shape, scale)
 
-  def __call__(self, query_T: jax.Array, key_S: jax.Array) -> jax.Array:
-    """Returns the bias [N, T, S] in float32 for query and key positions."""
-    bucket_TS = relative_bucket(
-      key_S[None, :] - query_T[:, None],
-      bidirectional=self.bidirectional,
-      num_buckets=self.model.relative_buckets,
-      max_distance=self.model.relative_max_distance,
-    )
-    one_hot_TSP = jax.nn.one_hot(bucket_TS, self.model.relative_buckets, dtype=jnp.float32)
-    return sharding.einsum('TSP,PN->NTS', one_hot_TSP, self.embedding[...])
+
+def relative_bias(
+  table_PN: jax.Array,
+  query_T: jax.Array,
+  key_S: jax.Array,
+  *,
+  bidirectional: bool,
+  max_distance: int,
+) -> jax.Array:
+  """Returns the bias [N, T, S] in float32 for query and key positions, from its table."""
+  num_buckets = len(table_PN)
+  bucket_TS = relative_bucket(
+    key_S[None, :] - query_T[:, None],
+    bidirectional=bidirectional,
+    num_buckets=num_buckets,
+    max_distance=max_distance,
+  )
+  one_hot_TSP = jax.nn.one_hot(bucket_TS, num_buckets, dtype=jnp.float32)
+  return sharding.einsum('TSP,PN->NTS', one_hot_TSP, table_PN)
 
 
 def rotary(x_BTNH: jax.Array, positions_BxT: jax.Array, base: float) -> jax.Array:

@@ -15,6 +15,7 @@ from t5lite import sharding
 from t5lite.models import attention
 from t5lite.models import layers
 from t5lite.models import positions
+from t5lite.models import scope as scope_lib
 
 POLICIES = {
   'minimal': jax.checkpoint_policies.dots_saveable,  # keeps every matmul, recomputes the rest
@@ -30,7 +31,7 @@ class Context(NamedTuple):
   scope: attention.Scope
   near_TS: jax.Array | None = None  # the pairs that a local layer may see
   memory_BSD: jax.Array | None = None  # the encoder's output
-  memory_scope: attention.Scope = attention.Scope()
+  memory_scope: attention.Scope = scope_lib.Scope()
   slot: jax.Array | int = 0  # with a cache: where the first query's key goes
 
 
@@ -65,7 +66,7 @@ class Block(nnx.Module):
     if layer.cache is not None:
       memory = append(layer.cache, memory, context.slot)
     cache = memory if layer.cache is not None else None
-    scope = restrict(context.scope, context.near_TS, layer.is_global)
+    scope = of_layer(context, layer.is_global)
     y_BTD = self.attention(h_BTD, memory, scope, context.positions_BxT, keys[0])
     x_BTD = self._after(self.attention_norm, x_BTD, y_BTD, keys[1])
     if self.cross_attention is not None and self.cross_norm is not None:
@@ -99,15 +100,11 @@ def append(cache: attention.Cache, new: attention.Cache, slot: jax.Array | int) 
   )
 
 
-def restrict(
-  scope: attention.Scope, near_TS: jax.Array | None, is_global: jax.Array
-) -> attention.Scope:
-  """Returns the scope of a layer, which is the near pairs only unless the layer is global."""
-  if near_TS is None:
-    return scope
-  near_1TS = (is_global | near_TS)[None]
-  mask_BTS = near_1TS if scope.mask_BTS is None else scope.mask_BTS & near_1TS
-  return scope._replace(mask_BTS=mask_BTS)
+def of_layer(context: Context, is_global: jax.Array) -> attention.Scope:
+  """Returns the scope of a layer's self-attention."""
+  if isinstance(context.scope, scope_lib.Facts):
+    return context.scope._replace(is_global=is_global)
+  return scope_lib.restrict(context.scope, context.near_TS, is_global)
 
 
 class Stack(nnx.Module):
@@ -125,7 +122,7 @@ class Stack(nnx.Module):
     self.type_embed = layers.Embed(model, 'P', types, rngs(), 'other') if types else None
     self.embed_norm = layers.Norm(model) if model.embedding_norm else None
     relative = model.positions == 'relative'
-    self.relative_bias = positions.RelativeBias(model, not causal, rngs()) if relative else None
+    self.relative_bias = positions.RelativeBias(model, rngs()) if relative else None
 
     def block(key):
       return Block(model, nnx.Rngs(key), cross=cross)
@@ -195,32 +192,15 @@ class Stack(nnx.Module):
     return jax.lax.map(keys_values, params_L)
 
   def scope(
-    self,
-    query_T: jax.Array,
-    key_S: jax.Array,
-    segments: tuple[jax.Array, jax.Array] | None,
-    prefix_BxS: jax.Array | None = None,
+    self, query: scope_lib.Tokens, key: scope_lib.Tokens
   ) -> tuple[attention.Scope, jax.Array | None]:
-    """Returns who sees whom, and the near pairs for local layers.
-
-    Args:
-      query_T: slot of each query.
-      key_S: slot of each key.
-      segments: of queries [B, T] and keys [B, S]; only equal ones see each other. None: all do.
-      prefix_BxS: keys that are seen from everywhere, even by a causal stack.
-    """
-    mask_BTS = None
-    if self.causal:
-      mask_BTS = (key_S[None, :] <= query_T[:, None])[None]
-      if prefix_BxS is not None:
-        mask_BTS = mask_BTS | (prefix_BxS > 0)[:, None, :]
-    if segments is not None:
-      same_BTS = segments[0][:, :, None] == segments[1][:, None, :]
-      mask_BTS = same_BTS if mask_BTS is None else mask_BTS & same_BTS
-    bias_NTS = None if self.relative_bias is None else self.relative_bias(query_T, key_S)
-    window = self.model.local_window
-    near_TS = jnp.abs(key_S[None, :] - query_T[:, None]) < window if window else None
-    return attention.Scope(mask_BTS, bias_NTS), near_TS
+    """Returns who sees whom, and the near pairs for local layers."""
+    model, table_PN = self.model, None
+    if self.relative_bias is not None:
+      table_PN = self.relative_bias.embedding[...]
+    kind = scope_lib.Kind(self.causal, model.local_window, model.relative_max_distance)
+    facts = scope_lib.Facts(kind, query, key, table_PN)
+    return scope_lib.prepared(facts), scope_lib.near(facts)
 
 
 class MlmHead(nnx.Module):
@@ -270,9 +250,8 @@ class Transformer(nnx.Module):
     """Returns the encoder's hidden states [B, S, D]."""
     assert self.encoder is not None, 'a decoder cannot encode'
     tokens = batch['encoder_input_tokens']
-    slots = jnp.arange(tokens.shape[1])
-    segments = encoder_segments(batch)
-    scope, near_TS = self.encoder.scope(slots, slots, (segments, segments))
+    text = scope_lib.Tokens(jnp.arange(tokens.shape[1]), encoder_segments(batch))
+    scope, near_TS = self.encoder.scope(text, text)
     context = Context(token_positions(batch, 'encoder'), scope, near_TS)
     types = batch.get('encoder_token_types')
     return self.encoder(self.token_embed(tokens), context, types, key)[0]
@@ -286,11 +265,12 @@ class Transformer(nnx.Module):
     """
     assert self.decoder is not None, 'an encoder cannot decode'
     tokens = batch['decoder_input_tokens']
-    slots = jnp.arange(tokens.shape[1])
-    segments = batch.get('decoder_segment_ids')
-    pair = None if segments is None else (segments, segments)
-    prefix = batch.get('decoder_causal_attention')
-    scope, near_TS = self.decoder.scope(slots, slots, pair, prefix)
+    text = scope_lib.Tokens(
+      jnp.arange(tokens.shape[1]),
+      batch.get('decoder_segment_ids'),
+      batch.get('decoder_causal_attention'),
+    )
+    scope, near_TS = self.decoder.scope(text, text)
     context = Context(token_positions(batch, 'decoder'), scope, near_TS, memory_BSD)
     if memory_BSD is not None:
       context = context._replace(memory_scope=memory_scope(batch))
@@ -331,7 +311,8 @@ def token_positions(batch: dict[str, jax.Array], side: str) -> jax.Array:
   if given is not None:
     return given
   tokens = batch[f'{side}_input_tokens']
-  return jnp.zeros_like(tokens) + jnp.arange(tokens.shape[1], dtype=tokens.dtype)[None]
+  spec = jax.typeof(tokens).sharding
+  return jax.lax.broadcasted_iota(tokens.dtype, tokens.shape, 1, out_sharding=spec)
 
 
 def encoder_segments(batch: dict[str, jax.Array]) -> jax.Array:
@@ -342,11 +323,14 @@ def encoder_segments(batch: dict[str, jax.Array]) -> jax.Array:
 
 def memory_scope(batch: dict[str, jax.Array]) -> attention.Scope:
   """Returns which of the encoder's tokens each decoder token sees: its segment's, never padding."""
-  sources = encoder_segments(batch)
-  targets = batch.get('decoder_segment_ids')
-  if targets is None:
-    return attention.Scope((sources > 0)[:, None, :])
-  return attention.Scope(targets[:, :, None] == sources[:, None, :])
+  sources_BxS, targets_BxT = encoder_segments(batch), batch.get('decoder_segment_ids')
+  if targets_BxT is None and not sharding.rules().length:
+    return scope_lib.Scope((sources_BxS > 0)[:, None, :])
+  if targets_BxT is None:
+    targets_BxT = jnp.ones_like(batch['decoder_input_tokens'])
+  key = scope_lib.Tokens(jnp.arange(sources_BxS.shape[1]), sources_BxS)
+  query = scope_lib.Tokens(jnp.arange(targets_BxT.shape[1]), targets_BxT)
+  return scope_lib.prepared(scope_lib.Facts(scope_lib.Kind(causal=False), query, key))
 
 
 @functools.cache
