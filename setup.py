@@ -43,6 +43,7 @@ EXTRAS = {
     'pyright[nodejs]>=1.1.414',  # nodejs: from the package index, not downloaded at the first run
     'pytest>=9',
     'pytest-xdist>=3.8',
+    'PyYAML>=6',
     'ruff>=0.17',
   ],
 }
