@@ -65,7 +65,7 @@ class Model:
   dropout: float
   dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'  # of the matmuls; parameters are float32
   layers: Literal['auto', 'scan', 'unroll'] = 'auto'
-  remat: Literal['none', 'minimal', 'dots', 'full'] = 'none'
+  remat: Literal['none', 'minimal', 'dots', 'offload', 'full'] = 'none'
 
   def __post_init__(self):
     sizes = ('vocab_size', 'num_layers', 'd_model', 'd_ff', 'num_heads', 'num_kv_heads', 'head_dim')

@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import math
+import re
 
 import families
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -121,6 +123,42 @@ def test_parameters_are_split_as_the_rules_say(mesh):
   assert layer['attention']['query']['kernel'].sharding.spec == P(None, fsdp, 'model', None)
   assert layer['cross_attention']['output']['kernel'].sharding.spec == P(None, 'model', None, fsdp)
   assert layer['mlp']['output']['kernel'].sharding.spec == P(None, 'model', fsdp)
+
+
+@pytest.mark.parametrize(
+  'parallel, forward, gradient',
+  [
+    (dict(data=8), ['all-gather'], ['all-gather', 'reduce-scatter']),
+    (dict(data=1, model=8), ['all-reduce'], ['all-reduce']),
+    (
+      dict(data=4, model=2),
+      ['all-gather', 'all-reduce'],
+      ['all-gather', 'all-reduce', 'reduce-scatter'],
+    ),
+    (dict(data=2, sequence=4), ['all-gather'], ['all-gather', 'reduce-scatter']),
+  ],
+)
+def test_embedding_needs_no_more_collectives_than_its_table(parallel, forward, gradient):
+  """One gather of columns (FSDP), one sum over parts of the vocabulary; backward one scatter."""
+  mesh = sharding.make_mesh(config.Parallel(**parallel))
+
+  def look_up(table, ids):
+    return sharding.look_up(table, ids, 'V')
+
+  def summed(table, ids):
+    return jnp.sum(jnp.sin(look_up(table, ids)))
+
+  with jax.set_mesh(mesh):
+    table = jax.device_put(jnp.ones((64, 32)), sharding.parameter_spec('VD'))
+    ids = jax.device_put(jnp.zeros((8, 16), int), sharding.activation_spec('BT'))
+    assert collectives(look_up, table, ids) == forward
+    assert collectives(jax.grad(summed), table, ids) == gradient
+
+
+def collectives(function, *arguments) -> list[str]:
+  """Returns the names of the collectives of the compiled function, sorted."""
+  text = jax.jit(function).lower(*arguments).compile().as_text()
+  return sorted(re.findall(r' (all-\w+|reduce-scatter|collective-permute)(?:-start)?\(', text))
 
 
 @pytest.mark.parametrize('name, microbatches', [*((name, 1) for name in MODELS), ('t5_1_1', 2)])

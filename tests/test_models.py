@@ -159,7 +159,9 @@ def test_dropout_is_off_without_a_key():
 QUICK = [('scan', 'full')]
 PROGRAMS = [
   program if program in QUICK else pytest.param(*program, marks=pytest.mark.slow)
-  for program in itertools.product(('scan', 'unroll'), ('none', 'minimal', 'dots', 'full'))
+  for program in itertools.product(
+    ('scan', 'unroll'), ('none', 'minimal', 'dots', 'offload', 'full')
+  )
 ][1:]
 
 

@@ -20,6 +20,8 @@ from t5lite.models import scope as scope_lib
 POLICIES = {
   'minimal': jax.checkpoint_policies.dots_saveable,  # keeps every matmul, recomputes the rest
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # also recomputes attention
+  # Keeps what 'dots' keeps, but in the host's memory.
+  'offload': jax.checkpoint_policies.offload_dot_with_no_batch_dims('device', 'pinned_host'),
   'full': jax.checkpoint_policies.nothing_saveable,  # keeps only the input of each layer
 }
 
