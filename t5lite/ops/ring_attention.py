@@ -29,13 +29,11 @@ class Block(NamedTuple):
 
 
 class Terms(NamedTuple):
-  """How the scores of a block depend on more than its keys. Both functions are static."""
+  """How the scores of a block depend on more than its keys: functions that give [B, K, R, S]."""
 
-  offset: Callable[
-    [Tree, Tree, Tree], jax.Array
-  ]  # (shared, query facts, key facts) -> [B, K, R, S]
-  keep: Callable[[Tree, Tree], jax.Array] | None = None  # (query facts, key facts) -> [B, K, R, S]
-  rate: float = 0.0  # of the dropout that `keep` is the mask of
+  offset: Callable[[Tree, Tree, Tree], jax.Array]  # of shared, query facts, key facts; is added
+  keep: Callable[[Tree, Tree], jax.Array] | None = None  # of query and key facts; dropout's mask
+  rate: float = 0.0  # of that dropout
 
 
 class Ring(NamedTuple):
