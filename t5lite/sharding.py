@@ -6,9 +6,10 @@ present, of size 1 when unused, and Explicit: every array's type carries its sha
 contractions of `einsum` say where the collectives arise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -184,26 +185,44 @@ def make_mesh(parallel: config_lib.Parallel, devices: list[Any] | None = None) -
 
 def check_divides(config: config_lib.Config, mesh: jax.sharding.Mesh) -> None:
   """Raises ConfigError for a dimension that its mesh axes do not divide."""
-  model, ways = config.model, mesh.shape
-  rows = math.prod(ways[axis] for axis in RULES.batch)
-  microbatch = config.data.batch_size // config.train.microbatches
+  for name, size, parts in undivided(config, dict(mesh.shape)):
+    below, above = size // parts * parts, (size // parts + 1) * parts
+    remedy = f'use {f"{below} or " if below else ""}{above}'
+    if meshes := fitting_meshes(config, mesh.size):
+      remedy += f', or a mesh of {"; ".join(meshes[:6])}{"; ..." if len(meshes) > 6 else ""}'
+    raise errors.ConfigError(
+      'dimension does not divide over the mesh', f'{name}={size} over {parts} devices', remedy
+    )
+
+
+def undivided(config: config_lib.Config, ways: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
+  """Yields (name, size, parts) of the dimensions that a mesh of so many `ways` does not divide."""
+  model, data = config.model, config.data
   for name, size, axes in (
-    ('data.batch_size / train.microbatches', microbatch, rows),
-    ('data.input_length', config.data.input_length, ways['sequence']),
-    ('data.target_length', config.data.target_length, ways['sequence']),
-    ('model.d_model', model.d_model, math.prod(ways[axis] for axis in RULES.embed)),
-    ('model.num_heads', model.num_heads, ways['model']),
-    ('model.num_kv_heads', model.num_kv_heads, ways['model']),
-    ('model.d_ff', model.d_ff, ways['model']),
-    ('model.vocab_size', model.vocab_size, ways['model']),
+    ('data.batch_size / train.microbatches', data.batch_size // config.train.microbatches, 'batch'),
+    ('data.input_length', data.input_length, 'length'),
+    ('data.target_length', data.target_length, 'length'),
+    ('model.d_model', model.d_model, 'embed'),
+    ('model.num_heads', model.num_heads, 'heads'),
+    ('model.num_kv_heads', model.num_kv_heads, 'heads'),
+    ('model.d_ff', model.d_ff, 'mlp'),
+    ('model.vocab_size', model.vocab_size, 'vocab'),
   ):
-    if size % axes:
-      below, above = size // axes * axes, (size // axes + 1) * axes
-      raise errors.ConfigError(
-        'dimension does not divide over the mesh',
-        f'{name}={size} over {axes} devices',
-        f'use {f"{below} or " if below else ""}{above}, or another parallel section',
-      )
+    parts = math.prod(ways[axis] for axis in getattr(RULES, axes))
+    if size % parts:
+      yield name, size, parts
+
+
+def fitting_meshes(config: config_lib.Config, num_devices: int) -> list[str]:
+  """Returns the meshes, as 'data=4 model=2', that divide all dimensions; the plainest first."""
+  sizes = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+  found = []
+  for model, sequence, replica in itertools.product(sizes, sizes, sizes):
+    data, left_over = divmod(num_devices, model * sequence * replica)
+    ways = {'replica': replica, 'expert': 1, 'data': data, 'sequence': sequence, 'model': model}
+    if data and not left_over and not any(undivided(config, ways)):
+      found.append(' '.join(f'{axis}={n}' for axis, n in ways.items() if n > 1))
+  return found
 
 
 def to_device(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from t5lite import config
+from t5lite import errors
 from t5lite import losses
 from t5lite import models
 from t5lite import presets
@@ -182,3 +183,27 @@ def test_step_compiles_for_256_chips(name, microbatches):
     after, _ = traced.out_info
     assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
   assert 'num_partitions = 256' in text
+
+
+@pytest.mark.parametrize(
+  'parallel, message',
+  [
+    (dict(data=1, model=8), 'model.num_heads=4 over 8 devices: use 8, or a mesh of data=8; '),
+    (dict(data=1, sequence=8), 'data.input_length=12 over 8 devices: use 8 or 16, or a mesh of '),
+    (dict(data=8, replica=1), 'data.batch_size / train.microbatches=4 over 8 devices: use 8, or '),
+  ],
+)
+def test_a_mesh_that_does_not_divide_is_refused_with_those_that_do(parallel, message):
+  few_heads = dataclasses.replace(config_of('gpt2').model, num_heads=4, num_kv_heads=4)
+  run = dataclasses.replace(config_of('gpt2'), model=few_heads)
+  if parallel['data'] == 8:
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, batch_size=4))
+  mesh = sharding.make_mesh(config.Parallel(**parallel))
+  with pytest.raises(errors.ConfigError) as error:
+    sharding.check_divides(run, mesh)
+  assert f'dimension does not divide over the mesh: {message}' in str(error.value)
+  meshes = sharding.fitting_meshes(run, 8)
+  assert meshes
+  for named in meshes:
+    sizes = {axis: int(size) for axis, size in (part.split('=') for part in named.split())}
+    sharding.check_divides(run, sharding.make_mesh(config.Parallel(**({'data': 1} | sizes))))
