@@ -198,6 +198,49 @@ def report(f: Flags) -> None:
   print(report_lib.write(f.workdir))
 
 
+def define_plan(f: Flags) -> None:
+  define_config(f)
+  help = 'TPU topology to compile for, e.g. v5e:4x4 or v5p:4x4x4; none need be there'
+  flags.DEFINE_string('topology', '', help, flag_values=f)
+  flags.DEFINE_integer('slices', 1, 'slices of that topology', flag_values=f, lower_bound=1)
+  flags.DEFINE_string('devices', '', 'instead of a topology: cpu:8', flag_values=f)
+  flags.DEFINE_boolean('search', False, 'try meshes, remat and microbatches', flag_values=f)
+  flags.DEFINE_string('output', '', 'also write the numbers to this JSON file', flag_values=f)
+
+
+def plan(f: Flags) -> None:
+  count = re.fullmatch(r'cpu:([1-9]\d*)', f.devices)
+  if bool(f.topology) == bool(f.devices) or bool(f.devices) != bool(count):
+    given = f'--topology={f.topology} --devices={f.devices}'
+    remedy = 'use --topology=v5e:4x4 or --devices=cpu:8'
+    raise errors.ConfigError('give one of two flags', given, remedy)
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # libtpu compiles here, and must not look for a TPU to run on
+  from t5lite import config as config_lib
+
+  config = config_lib.load(f.config, f.set)
+  import jax
+
+  jax.config.update('jax_platforms', 'cpu')
+  if count:
+    jax.config.update('jax_num_cpu_devices', int(count[1]))
+  from t5lite import planning
+  from t5lite.planning import chips
+  from t5lite.planning import page
+  from t5lite.planning import search
+
+  topology = chips.cpu(int(count[1])) if count else chips.tpu(f.topology, f.slices)
+  if f.search:
+    plans = search.search(config, topology, report=print)
+    print(search.text(plans))
+    made = [plan.to_dict() for plan in plans]
+  else:
+    plan = planning.plan(config, topology)
+    print(page.text(plan))
+    made = plan.to_dict()
+  if f.output:
+    pathlib.Path(f.output).write_text(json.dumps(made, indent=2) + '\n')
+
+
 COMMANDS = {
   'train': Command('pre-train, continue, fine-tune', define_train, train),
   'evaluate': Command('losses of the newest checkpoint', define_evaluate, evaluate),
@@ -205,6 +248,7 @@ COMMANDS = {
   'fill': Command('fill BERT masks and T5 sentinels', define_fill, fill),
   'tokenizer': Command('train a sentencepiece model', define_tokenizer, tokenizer),
   'prepare': Command('tokenise once, into array_record shards', define_prepare, prepare),
+  'plan': Command('compile for devices that are not there', define_plan, plan),
   'report': Command('write report.html: curves, samples, settings', define_workdir, report),
 }
 

@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -64,17 +65,17 @@ RULES = Rules()
 
 def rules() -> Rules:
   """Returns the rules on the mesh that is set; without one, or in a shard_map, nothing is split."""
-  return RULES.on(mesh) if (mesh := _mesh()) else Rules(*[()] * len(dataclasses.fields(Rules)))
+  return RULES.on(mesh) if (mesh := _current()) else Rules(*[()] * len(dataclasses.fields(Rules)))
 
 
-def _mesh() -> jax.sharding.AbstractMesh | None:
+def _current() -> jax.sharding.AbstractMesh | None:
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty or mesh.are_all_axes_manual else mesh
 
 
 def spec(*dims: str | None) -> P | None:
   """Returns rules().spec(*dims), or None where no mesh is set: models run on a bare device too."""
-  return rules().spec(*dims) if _mesh() else None
+  return rules().spec(*dims) if _current() else None
 
 
 # Logical dimension of each einsum letter; the legend of the letters is in models/layers.py.
@@ -165,22 +166,66 @@ def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
 def make_mesh(parallel: config_lib.Parallel, devices: list[Any] | None = None) -> jax.sharding.Mesh:
   """Returns the mesh of `parallel` over all devices; enter it with `jax.set_mesh(mesh)`.
 
+  Of several TPU slices, each holds whole parts of the axis `replica`: only that axis crosses the
+  data centre's network.
+
   Raises:
-    ConfigError: the axis sizes do not multiply to the number of devices.
+    ConfigError: the axis sizes do not multiply to the number of devices, do not lie on the devices'
+      torus, or the slices do not divide `replica`; legal meshes are listed.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [getattr(parallel, axis) for axis in AXES]
   given = math.prod(size for size in sizes if size != -1)
   rest, left_over = divmod(len(devices), given)
-  if left_over or (-1 not in sizes and rest != 1):
-    raise errors.ConfigError(
-      'mesh does not fit the devices',
-      f'parallel={dict(zip(AXES, sizes, strict=True))} on {len(devices)} devices',
-      f'use sizes whose product is {len(devices)}, or -1 for one of them',
-    )
   shape = tuple(rest if size == -1 else size for size in sizes)
+  where = f'parallel={dict(zip(AXES, sizes, strict=True))} on {len(devices)} devices'
+  if left_over or (-1 not in sizes and rest != 1):
+    remedy = f'use sizes whose product is {len(devices)}, or -1 for one of them'
+    raise errors.ConfigError('mesh does not fit the devices', where, remedy)
+  slices = num_slices(devices)
+  if shape[0] % slices:
+    remedy = f'use --set=parallel.replica={slices} or a multiple of it'
+    raise errors.ConfigError('slices do not divide the replicas', f'{where}, {slices=}', remedy)
+  try:
+    return _mesh(shape, devices, slices)
+  except NotImplementedError as error:  # mesh_utils: no product of physical axes has that size
+    remedy = f'use one of {describe(legal_meshes(devices))}'
+    raise errors.ConfigError("mesh does not lie on the devices' torus", where, remedy) from error
+
+
+def _mesh(shape: tuple[int, ...], devices: list[Any], slices: int) -> jax.sharding.Mesh:
+  """Returns the mesh of that shape; raises NotImplementedError if it is not on the torus."""
   kinds = (jax.sharding.AxisType.Explicit,) * len(AXES)
-  return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+  if slices == 1:
+    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+  inside, between = (shape[0] // slices, *shape[1:]), (slices, *[1] * (len(AXES) - 1))
+  placed = mesh_utils.create_hybrid_device_mesh(inside, between, devices)
+  return jax.sharding.Mesh(placed, AXES, axis_types=kinds)
+
+
+def num_slices(devices: list[Any]) -> int:
+  """Returns the number of TPU slices that the devices belong to; 1 where there is no such thing."""
+  return len({getattr(device, 'slice_index', None) for device in devices})
+
+
+def legal_meshes(devices: list[Any]) -> list[tuple[int, int, int]]:
+  """Returns the sizes of (replica, data, model), powers of two but for data, that lie on them."""
+  found, slices = [], num_slices(devices)
+  powers = [2**n for n in range(len(devices).bit_length())]
+  for replica, model in itertools.product(powers, powers):
+    data, left_over = divmod(len(devices), replica * model)
+    if left_over or replica % slices:
+      continue
+    with contextlib.suppress(NotImplementedError):
+      _mesh((replica, 1, data, 1, model), devices, slices)
+      found.append((replica, data, model))
+  return found
+
+
+def describe(meshes: list[tuple[int, int, int]], most: int = 12) -> str:
+  """Returns sizes of (replica, data, model) as text."""
+  few = ', '.join('x'.join(map(str, sizes)) for sizes in meshes[:most])
+  return f'replica x data x model = {few}{", ..." if len(meshes) > most else ""}'
 
 
 def check_divides(config: config_lib.Config, mesh: jax.sharding.Mesh) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from t5lite import checkpoint
+from t5lite import compiler
 from t5lite import config as config_lib
 from t5lite import data
 from t5lite import errors
@@ -236,11 +237,16 @@ def batches(this: Run, first: int) -> Iterator[tuple[int, models.Batch, float]]:
       yield index, on_devices, data.padding_share(batch)
 
 
+def step_function(config: config_lib.Config) -> Any:
+  """Returns the jitted train step, which takes over its state's memory."""
+  return jax.jit(functools.partial(train_step, config), donate_argnums=0)
+
+
 def compiled_step(this: Run, state: State, batch: models.Batch) -> Any:
-  """Returns the compiled train step, which takes over its state's memory."""
+  """Returns the compiled train step."""
   with this.meter.compiling():
-    step = jax.jit(functools.partial(train_step, this.config), donate_argnums=0)
-    compiled = step.lower(state, batch).compile()
+    options = compiler.options(jax.default_backend())
+    compiled = step_function(this.config).lower(state, batch).compile(compiler_options=options)
   host_memory.keep_freed()
   return compiled
 

@@ -8,11 +8,11 @@ import pathlib
 import jax
 import pytest
 
-import abstract
 from t5lite import config as config_lib
 from t5lite import flops
 from t5lite import sharding
 from t5lite import train
+from t5lite.planning import abstract
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 

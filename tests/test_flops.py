@@ -8,12 +8,12 @@ import jax
 from jax.extend import core
 import pytest
 
-import abstract
 from t5lite import config as config_lib
 from t5lite import flops
 from t5lite import losses
 from t5lite import models
 from t5lite import presets
+from t5lite.planning import abstract
 
 SIZES = dict(vocab_size=240, num_layers=2, d_model=64, d_ff=96, num_heads=4, head_dim=24)
 GROUPED = SIZES | dict(num_kv_heads=2, local_window=8, global_every=2)

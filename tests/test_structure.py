@@ -31,7 +31,7 @@ PARTS = (
     'jsonl',
     'processes',
   ),
-  *('integrity', 'lock', 'versions', 'host_memory'),
+  *('integrity', 'lock', 'versions', 'host_memory', 'compiler'),
   *(
     'models',
     'ops',

@@ -1,0 +1,111 @@
+"""From a step's work to its time: bounds, which no run can beat, and estimates, which are neither.
+
+The roofline (Williams et al. 2009) has three roofs here: matrix units, HBM and the interconnect.
+"""
+
+import dataclasses
+
+from t5lite.planning import chips
+from t5lite.planning import program as program_lib
+
+# For energy and CO2; state them beside the numbers.
+POWER_USAGE = 1.1  # a data centre's energy over its computers' (Google's fleet, 2024: 1.09)
+KG_CO2_PER_KWH = 0.4  # of a grid; from 0.03 (hydro, nuclear) to 0.8 (coal)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+  """Times of one step in seconds, and what follows from them."""
+
+  matrix_seconds: float  # bound: the program's FLOPs at peak
+  interconnect_seconds: float  # bound: bytes that must be sent, at the rate of all links
+  hbm_seconds: float  # estimate: every instruction's operands and results at HBM's rate
+  cycles_seconds: float  # estimate: the compiler's cycles, without collectives
+  step_seconds_bound: float  # the larger of the two bounds
+  step_seconds_estimate: float  # of cycles and HBM the larger, and synchronous collectives
+  mfu_bound: float  # at most, as a share of 1
+  mfu_estimate: float
+
+  @property
+  def largest(self) -> str:
+    """The roof that is hit first."""
+    roofs = {
+      'matrix': self.matrix_seconds,
+      'HBM': self.hbm_seconds,
+      'interconnect': self.interconnect_seconds,
+    }
+    return max(roofs, key=lambda name: roofs[name])
+
+
+def interconnect_seconds(
+  collective: program_lib.Collective, chip: chips.Chip, mesh_shape: dict[str, int], slices: int
+) -> float:
+  """Returns the least time of a step's runs of a collective.
+
+  Between slices (the axis `replica`) each device's share goes through the data centre's network;
+  a group that spans `slices` with others in each slice sends only their parts there.
+  """
+  if slices == 1 or 'replica' not in collective.axes:
+    return collective.wire_bytes / chip.ici_bandwidth
+  across = min(slices, collective.num_devices)
+  within = max(1, collective.num_devices // across)
+  shared = dataclasses.replace(collective, num_devices=across).wire_bytes / within
+  return shared / chip.dcn_bandwidth
+
+
+def bounds(
+  program: program_lib.Program,
+  chip: chips.Chip,
+  mesh_shape: dict[str, int],
+  slices: int,
+  model_flops: float,
+) -> Bounds:
+  """Returns the times of a step whose matmuls need `model_flops` on all devices together."""
+  devices = 1
+  for size in mesh_shape.values():
+    devices *= size
+  matrix = program.flops / chip.peak_flops
+  time = lambda c: interconnect_seconds(c, chip, mesh_shape, slices)
+  interconnect = sum(map(time, program.collectives))
+  exposed = sum(time(c) for c in program.collectives if not c.asynchronous)
+  hbm = program.hbm_bytes / chip.hbm_bandwidth
+  cycles = program.cycles / chip.clock
+  bound = max(matrix, interconnect)
+  estimate = max(bound, max(cycles, hbm) + exposed)
+  ideal = model_flops / devices / chip.peak_flops
+  return Bounds(
+    matrix_seconds=matrix,
+    interconnect_seconds=interconnect,
+    hbm_seconds=hbm,
+    cycles_seconds=cycles,
+    step_seconds_bound=bound,
+    step_seconds_estimate=estimate,
+    mfu_bound=ideal / bound,
+    mfu_estimate=ideal / estimate,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a whole run takes, at a given time a step."""
+
+  tokens_per_second: float
+  days: float
+  chip_hours: float  # of JAX devices
+  kwh: float
+  kg_co2: float
+
+
+def run(
+  step_seconds: float, tokens_per_step: int, steps: int, devices: int, chip: chips.Chip
+) -> Run:
+  """Returns what `steps` steps of that length take, nothing else counted."""
+  hours = step_seconds * steps / 3600
+  kwh = hours * devices * chip.watts / 1000 * POWER_USAGE
+  return Run(
+    tokens_per_second=tokens_per_step / step_seconds,
+    days=hours / 24,
+    chip_hours=hours * devices,
+    kwh=kwh,
+    kg_co2=kwh * KG_CO2_PER_KWH,
+  )

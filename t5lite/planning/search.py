@@ -1,0 +1,102 @@
+"""Tries meshes, remat and microbatches, and ranks those that fit by their estimated step."""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+
+from t5lite import config as config_lib
+from t5lite import errors
+from t5lite import planning
+from t5lite import sharding
+from t5lite.planning import chips
+
+REMATS = ('dots', 'full')
+MOST_MODEL = 8  # tensor parallelism beyond the chips of a host is rarely worth its collectives
+
+
+def search(
+  config: config_lib.Config, topology: chips.Topology, report: Callable[[str], None]
+) -> list[planning.Plan]:
+  """Returns the plans that fit, the fastest first; tells `report` what it tries.
+
+  For each mesh and remat the fewest microbatches that fit: more of them only add collectives.
+
+  Raises:
+    ConfigError: nothing fits.
+  """
+  fitting = []
+  for candidate in candidates(config, topology):
+    plan = fewest_microbatches(candidate, topology, report)
+    if plan is not None:
+      fitting.append(plan)
+  errors.check(
+    bool(fitting),
+    'nothing fits',
+    f'{topology.name}, {topology.slices} slice(s)',
+    'use a larger topology or a smaller model',
+  )
+  return sorted(fitting, key=rank)
+
+
+def rank(plan: planning.Plan) -> float:
+  """Returns the seconds that a plan is ranked by; where nothing is estimated, its FLOPs."""
+  if plan.bounds:
+    return plan.bounds.step_seconds_estimate
+  assert plan.program
+  return plan.program.flops
+
+
+def candidates(config: config_lib.Config, topology: chips.Topology) -> Iterator[config_lib.Config]:
+  """Yields the config on each legal mesh that its dimensions divide over, with each remat."""
+  for replica, data, model in sharding.legal_meshes(topology.devices):
+    if model > MOST_MODEL or replica != topology.slices:
+      continue
+    parallel = config_lib.Parallel(replica=replica, data=data, model=model)
+    for remat in REMATS:
+      candidate = dataclasses.replace(
+        config, parallel=parallel, model=dataclasses.replace(config.model, remat=remat)
+      )
+      mesh = sharding.make_mesh(parallel, topology.devices)
+      whole = dataclasses.replace(config.train, microbatches=1)
+      try:
+        sharding.check_divides(dataclasses.replace(candidate, train=whole), mesh)
+      except errors.ConfigError:
+        continue  # these dimensions do not divide: not a candidate
+      yield candidate
+
+
+def fewest_microbatches(
+  config: config_lib.Config, topology: chips.Topology, report: Callable[[str], None]
+) -> planning.Plan | None:
+  """Returns the plan with the fewest microbatches that fits; None if none does."""
+  ways = config.parallel.replica * config.parallel.data
+  microbatches = 1
+  while config.data.batch_size % (microbatches * ways) == 0:
+    train = dataclasses.replace(config.train, microbatches=microbatches)
+    plan = planning.plan(dataclasses.replace(config, train=train), topology)
+    report(row(plan))
+    if plan.program and plan.memory.fits is not False:
+      return plan
+    microbatches *= 2
+  return None
+
+
+def row(plan: planning.Plan) -> str:
+  """Returns a plan in one line."""
+  mesh = 'x'.join(str(plan.mesh[axis]) for axis in ('replica', 'data', 'model'))
+  peak = f'{plan.memory.peak / 2**30:.2f} GiB' if plan.memory.peak else ''
+  fits = {True: 'fits', False: 'too large', None: ''}[plan.memory.fits]
+  step = f'{plan.bounds.step_seconds_estimate * 1e3:,.1f} ms' if plan.bounds else ''
+  mfu = f'{plan.bounds.mfu_estimate:.1%}' if plan.bounds else ''
+  setting = f'{mesh:<12}{plan.remat:<9}{plan.microbatches:>5}'
+  return f'{setting}{peak:>13}{fits:>11}{step:>14}{mfu:>8}'
+
+
+def text(plans: list[planning.Plan]) -> str:
+  """Returns the ranking, and the flags of the first."""
+  best = plans[0]
+  axes = ' '.join(
+    f'--set=parallel.{axis}={best.mesh[axis]}' for axis in ('replica', 'data', 'model')
+  )
+  flags = f'{axes} --set=model.remat={best.remat} --set=train.microbatches={best.microbatches}'
+  head = f'{"mesh":<12}{"remat":<9}{"parts":>5}{"peak":>13}{"":>11}{"step (est.)":>14}{"MFU":>8}'
+  return '\n'.join(['', 'Ranked by estimated step:', head, *map(row, plans), '', f'Use {flags}'])
