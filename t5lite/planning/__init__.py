@@ -86,7 +86,7 @@ def plan(config: config_lib.Config, topology: chips.Topology) -> Plan:
   tokens, steps = train.tokens_per_step(config), config.train.steps
   bounds = at_bound = at_estimate = None
   if program and chip:
-    bounds = bounds_lib.bounds(program, chip, shape, topology.slices, model_flops)
+    bounds = bounds_lib.bounds(program, chip, mesh.size, model_flops)
     run = lambda seconds: bounds_lib.run(seconds, tokens, steps, mesh.size, chip)
     at_bound, at_estimate = run(bounds.step_seconds_bound), run(bounds.step_seconds_estimate)
   return Plan(
@@ -137,7 +137,7 @@ def compile_step(
     peak=kept + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes,
     limit=chips.hbm_limit(topology.devices[0]) if on_tpu else None,
   )
-  return memory, program_lib.measure(compiled.as_text(), dict(mesh.shape))
+  return memory, program_lib.measure(compiled.as_text(), dict(mesh.shape), topology.slices)
 
 
 REMATS = ('none', 'minimal', 'dots', 'full')  # from the most memory to the least

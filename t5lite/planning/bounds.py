@@ -37,36 +37,21 @@ class Bounds:
     return max(roofs, key=lambda name: roofs[name])
 
 
-def interconnect_seconds(
-  collective: program_lib.Collective, chip: chips.Chip, mesh_shape: dict[str, int], slices: int
-) -> float:
-  """Returns the least time of a step's runs of a collective.
-
-  Between slices (the axis `replica`) each device's share goes through the data centre's network;
-  a group that spans `slices` with others in each slice sends only their parts there.
-  """
-  if slices == 1 or 'replica' not in collective.axes:
-    return collective.wire_bytes / chip.ici_bandwidth
-  across = min(slices, collective.num_devices)
-  within = max(1, collective.num_devices // across)
-  shared = dataclasses.replace(collective, num_devices=across).wire_bytes / within
-  return shared / chip.dcn_bandwidth
+def interconnect_seconds(collective: program_lib.Collective, chip: chips.Chip) -> float:
+  """Returns the least time of a step's runs of a collective."""
+  bandwidth = {'ici': chip.ici_bandwidth, 'dcn': chip.dcn_bandwidth}[collective.network]
+  return collective.wire_bytes / bandwidth
 
 
 def bounds(
-  program: program_lib.Program,
-  chip: chips.Chip,
-  mesh_shape: dict[str, int],
-  slices: int,
-  model_flops: float,
+  program: program_lib.Program, chip: chips.Chip, devices: int, model_flops: float
 ) -> Bounds:
   """Returns the times of a step whose matmuls need `model_flops` on all devices together."""
-  devices = 1
-  for size in mesh_shape.values():
-    devices *= size
   matrix = program.flops / chip.peak_flops
-  time = lambda c: interconnect_seconds(c, chip, mesh_shape, slices)
-  interconnect = sum(map(time, program.collectives))
+  time = lambda c: interconnect_seconds(c, chip)
+  # The two networks work side by side.
+  over = lambda network: sum(time(c) for c in program.collectives if c.network == network)
+  interconnect = max(over('ici'), over('dcn'))
   exposed = sum(time(c) for c in program.collectives if not c.asynchronous)
   hbm = program.hbm_bytes / chip.hbm_bandwidth
   cycles = program.cycles / chip.clock

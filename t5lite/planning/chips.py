@@ -54,7 +54,7 @@ def _chip(
 
 # HBM, ICI (half of the bidirectional figure) and DCN (a pod's or a host's, divided): Google Cloud's
 # TPU documentation, the page of each version, read 2026-11. A TPU7x chip is two devices.
-# Clock: v4 1.05 GHz (Jouppi et al. 2023, table 4); the others are derived: peak FLOP/s over what the
+# Clock: v4 1.05 GHz (Jouppi et al. 2023, table 4). Others are derived: peak FLOP/s over what the
 # matrix units do in a cycle (v5e 4 of 128 x 128, v5p 8; v6e and TPU7x 4 of 256 x 256 a device).
 # Watts: v4 is the documentation's mean. No figure is published for the others: assumed.
 CHIPS = {

@@ -64,20 +64,23 @@ def _work(plan: planning.Plan, program: program_lib.Program) -> Iterable[str]:
   yield _line('  memory traffic', f'{program.hbm_bytes / 1e9:.4g} GB', 'a device, estimate')
   if program.unknown_loops:
     yield f'  loops of unknown length, counted once: {", ".join(program.unknown_loops)}'
-  for (kind, axes, mode), found in sorted(grouped(program.collectives).items()):
+  for (kind, axes, mode, network), found in sorted(grouped(program.collectives).items()):
     count, total = sum(c.count for c in found), sum(c.total_bytes for c in found)
-    note = f'over {"+".join(axes)}, {mode}, {count:,} times'
+    note = (
+      f'over {"+".join(axes)}{", between slices" * (network == "dcn")}, {mode}, {count:,} times'
+    )
     yield _line(f'  {kind}', f'{total / 1e9:.4g} GB', note)
 
 
 def grouped(
   collectives: Iterable[program_lib.Collective],
-) -> dict[tuple[str, tuple[str, ...], str], list[program_lib.Collective]]:
-  """Returns the collectives by kind, axes and whether they are asynchronous."""
+) -> dict[tuple[str, tuple[str, ...], str, str], list[program_lib.Collective]]:
+  """Returns the collectives by kind, axes, whether they are asynchronous, and network."""
   groups = collections.defaultdict(list)
   for c in collectives:
     if c.num_devices > 1:
-      groups[c.kind, c.axes, 'asynchronous' if c.asynchronous else 'synchronous'].append(c)
+      mode = 'asynchronous' if c.asynchronous else 'synchronous'
+      groups[c.kind, c.axes, mode, c.network].append(c)
   return groups
 
 

@@ -46,6 +46,7 @@ class Collective:
   count: int  # times a step
   num_bytes: int  # of the whole arrays on one device, each time: gathered, or before the reduction
   largest: int  # bytes of the largest of these arrays
+  network: str  # 'ici', within a slice, or 'dcn', between slices
   source: str  # the operation of the JAX program that it comes from
 
   @property
@@ -83,18 +84,22 @@ def _fields(program: Program) -> Iterator[Any]:
   return (getattr(program, field.name) for field in dataclasses.fields(program))
 
 
-def measure(text: str, mesh_shape: dict[str, int]) -> Program:
-  """Returns the work in `compiled.as_text()`, compiled for a mesh of this shape."""
-  return _Reader(hlo.parse(text), mesh_shape).computation()
+def measure(text: str, mesh_shape: dict[str, int], slices: int = 1) -> Program:
+  """Returns the work in `compiled.as_text()`, compiled for a mesh of this shape on TPU slices.
+
+  The program of several slices names the devices of one; what crosses goes through the host.
+  """
+  return _Reader(hlo.parse(text), mesh_shape, slices).computation()
 
 
 class _Reader:
   """Adds up a module's computations from the entry down."""
 
-  def __init__(self, module: hlo.Module, mesh_shape: dict[str, int]):
+  def __init__(self, module: hlo.Module, mesh_shape: dict[str, int], slices: int):
     self.module = module
     self.mesh_shape = mesh_shape
-    self.num_devices = math.prod(mesh_shape.values())
+    self.slices = slices
+    self.num_devices = math.prod(mesh_shape.values()) // slices
     self.done: dict[str, Program] = {}
 
   def computation(self, name: str | None = None) -> Program:
@@ -135,14 +140,19 @@ class _Reader:
 
     An asynchronous one on TPU stands in its first, middle and last fusion: its channel tells.
     """
+    if i.opcode == 'send' and 'xla_megascale' in i.attributes:
+      yield self._between_slices(i, computation)
     for inner, around in self.module.within(i, computation):
       kind = inner.opcode.removesuffix('-start')
-      channel = str(inner.number('channel_id') or inner.name)
-      if kind not in COLLECTIVES or channel in channels:
+      if kind not in COLLECTIVES:
+        continue
+      # Different collectives can share a channel: its shape tells them apart.
+      channel = f'{kind} {inner.number("channel_id") or inner.name} {inner.shapes[-1].dims}'
+      if channel in channels:
         continue
       channels.add(channel)
       fused = inner is not i
-      if fused and kind == 'all-reduce' and _slices(self.module, i):
+      if fused and kind == 'all-reduce' and _scatters(i, inner):
         kind = 'reduce-scatter'
       yield self._collective(kind, inner, around, i)
 
@@ -166,10 +176,29 @@ class _Reader:
       count=1,
       num_bytes=sum(sizes),
       largest=max(sizes),
+      network='ici',
       source=source[1] if source else '',
     )
 
+  def _between_slices(self, i: hlo.Instruction, computation: hlo.Computation) -> Collective:
+    """Returns what a device hands to its host for the other slices, already summed over its own."""
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.attributes)
+    assert kind, i.attributes
+    size = sum(shape.num_bytes for shape in computation[i.operands[0]].shapes)
+    return Collective(
+      kind=kind[1].lower().replace('_', '-'),
+      axes=('replica',),
+      num_devices=self.slices,
+      asynchronous=True,
+      count=1,
+      num_bytes=size,
+      largest=size,
+      network='dcn',
+      source='',
+    )
 
-def _slices(module: hlo.Module, fusion: hlo.Instruction) -> bool:
-  """Returns whether a fusion keeps a part of what it makes: an all-reduce is then a scatter."""
-  return any(module.roots[name].opcode == 'dynamic-slice' for name in fusion.called('calls'))
+
+def _scatters(fusion: hlo.Instruction, reduction: hlo.Instruction) -> bool:
+  """Returns whether a fusion keeps only parts of what it reduces: that is how TPUs scatter."""
+  kept = sum(shape.num_bytes for shape in fusion.shapes)
+  return kept < sum(shape.num_bytes for shape in reduction.shapes)
