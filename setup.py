@@ -35,7 +35,7 @@ EXTRAS = {
   'hf': ['safetensors>=0.6', 'tokenizers>=0.22'],
   'eval': ['rouge-score>=0.1.2', 'sacrebleu>=2.5'],
   'dev': [
-    't5lite[hf]',
+    't5lite[hf,tpu]',  # tpu: its compiler needs no TPU, and the tests of `plan` need it
     'build>=1.3',
     'ipykernel>=7',
     'nbclient>=0.10.2',

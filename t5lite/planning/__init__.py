@@ -25,15 +25,17 @@ class Memory:
   """Bytes of one device's memory. None: the compiler does not say."""
 
   arguments: int | None  # state and batch, as the compiler lays them out
-  arguments_by_hand: int  # the same from shapes alone
-  temporaries: int | None
+  arguments_by_hand: int  # the same from shapes alone, without the padding of TPU's tiles
+  peak: int | None  # the most at any time; of what does not fit: what the compiler would need
   code: int | None
-  peak: int | None  # all of it at once; what does not fit: what the compiler would need
   limit: int | None
+  fits: bool | None  # the compiler's verdict
 
   @property
-  def fits(self) -> bool | None:
-    return None if self.limit is None or self.peak is None else self.peak <= self.limit
+  def temporaries(self) -> int | None:
+    """What the peak holds beside the arguments: activations, gradients, gathered parameters."""
+    known = self.peak is not None and self.arguments is not None
+    return self.peak - self.arguments if known else None  # pyright: ignore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,9 @@ class Plan:
   compile_seconds: float
 
   def to_dict(self) -> dict[str, Any]:
-    """Returns all of it, ready for JSON, with `fits` and `largest` beside the numbers."""
+    """Returns all of it, ready for JSON, with what follows from it beside it."""
     tree = dataclasses.asdict(self)
-    tree['memory']['fits'] = self.memory.fits
+    tree['memory']['temporaries'] = self.memory.temporaries
     if self.bounds:
       tree['bounds']['largest'] = self.bounds.largest
     return tree
@@ -126,16 +128,17 @@ def compile_step(
     compiled = lowered.compile(compiler_options=compiler.options(topology.platform))
   except jax.errors.JaxRuntimeError as error:
     needed, limit = chips.out_of_memory(error)
-    return Memory(None, by_hand, None, None, needed, limit), None
+    return Memory(None, by_hand, needed, None, limit, fits=False), None
   stats: Any = compiled.memory_analysis()
   kept = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
   memory = Memory(
     arguments=stats.argument_size_in_bytes,
     arguments_by_hand=by_hand,
-    temporaries=stats.temp_size_in_bytes,
+    # On TPU temp_size_in_bytes is no peak (it can exceed the limit), on CPU the other is none.
+    peak=stats.peak_memory_in_bytes if on_tpu else kept + stats.temp_size_in_bytes,
     code=stats.generated_code_size_in_bytes,
-    peak=kept + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes,
     limit=chips.hbm_limit(topology.devices[0]) if on_tpu else None,
+    fits=True if on_tpu else None,
   )
   return memory, program_lib.measure(compiled.as_text(), dict(mesh.shape), topology.slices)
 

@@ -39,20 +39,25 @@ def _head(plan: planning.Plan) -> Iterable[str]:
 
 def _memory(plan: planning.Plan) -> Iterable[str]:
   memory = plan.memory
-  size = lambda n: f'{n / GIB:.2f} GiB' if n is not None else 'unknown'
+  size = lambda n: 'unknown' if n is None else f'{n / GIB:.2f} GiB'
   yield ''
   yield 'Memory of a device'
-  yield _line('  state and batch', size(memory.arguments or memory.arguments_by_hand))
-  yield _line('  temporaries', size(memory.temporaries))
+  if memory.arguments is None:
+    yield _line('  state and batch', size(memory.arguments_by_hand), 'by hand')
+  else:
+    padding = size(memory.arguments - memory.arguments_by_hand)
+    note = f'{padding} of it padding' if plan.memory.fits is not None else ''
+    yield _line('  state and batch', size(memory.arguments), note)
+    yield _line('  temporaries', size(memory.temporaries))
   yield _line('  peak', size(memory.peak))
   yield _line('  limit', size(memory.limit))
-  if memory.peak is None or memory.limit is None:
+  if memory.fits is None:
     yield _line('  fits', 'unknown')
-  elif memory.fits:
-    yield _line('  fits', 'yes', f'{size(memory.limit - memory.peak)} left')
-  else:
-    yield _line('  fits', 'no', f'{size(memory.peak - memory.limit)} too much; try')
-    yield from (f'    {flag}' for flag in plan.advice)
+  elif memory.peak is not None and memory.limit is not None:
+    spare = memory.limit - memory.peak
+    note = f'{size(spare)} left' if memory.fits else f'{size(-spare)} too much; try'
+    yield _line('  fits', 'yes' if memory.fits else 'no', note)
+  yield from (f'    {flag}' for flag in plan.advice)
 
 
 def _work(plan: planning.Plan, program: program_lib.Program) -> Iterable[str]:
