@@ -48,11 +48,14 @@ def measure(config: str, topology: str, overrides: tuple[str, ...]) -> dict:
     command += [f'--topology={topology}', f'--output={output}']
     command += [f'--set={override}' for override in overrides]
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    page = pathlib.Path(folder) / 'page.txt'
+    with page.open('w') as out:
+      process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out)
+      _, status, usage = os.wait4(process.pid, 0)
     line = {'config': config, 'topology': topology, 'overrides': overrides, 'status': status}
     line['cpu_seconds'] = round(usage.ru_utime + usage.ru_stime, 1)
     line['peak_mib'] = usage.ru_maxrss // 1024
+    line['page'] = page.read_text()
     if status == 0:
       plan = json.loads(output.read_text())
       if plan['program']:  # hundreds of collectives
