@@ -214,9 +214,15 @@ def plan(f: Flags) -> None:
     given = f'--topology={f.topology} --devices={f.devices}'
     remedy = 'use --topology=v5e:4x4 or --devices=cpu:8'
     raise errors.ConfigError('give one of two flags', given, remedy)
-  os.environ['JAX_PLATFORMS'] = 'cpu'  # libtpu compiles here, and must not look for a TPU to run on
+  if f.devices and f.slices > 1:
+    raise errors.ConfigError('CPU devices have no slices', f'--slices={f.slices}', 'leave it out')
+  if f.output and not pathlib.Path(f.output).absolute().parent.is_dir():
+    raise errors.ConfigError('no such directory', f'--output={f.output}', 'make it first')
+  from t5lite import compiler
   from t5lite import config as config_lib
 
+  compiler.without_tpu()
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # libtpu compiles here, and must not look for a TPU to run on
   config = config_lib.load(f.config, f.set)
   import jax
 

@@ -12,7 +12,6 @@ import sys
 import jax
 from jax.sharding import PartitionSpec as P
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import test_flops
@@ -286,6 +285,8 @@ REFUSED = {
   ),
   ('--topology=v5e:2x4', '--slices=2'): 'slices do not divide the replicas.*parallel.replica=2',
   ('--topology=v5e:2x4', '--devices=cpu:8'): 'give one of two flags',
+  ('--devices=cpu:8', '--slices=2'): 'CPU devices have no slices',
+  ('--devices=cpu:8', '--output=nowhere/x.json'): 'no such directory: --output=nowhere/x.json',
   ('--devices=gpu:8',): 'give one of two flags.*cpu:8',
 }
 
@@ -331,23 +332,35 @@ def test_argument_bytes_fall_with_the_chips_and_are_those_of_the_hand(ring, tmp_
 
 @pytest.mark.slow
 def test_gradients_are_scattered_not_reduced_whole(ring):
-  """On a ring. Over a whole square torus libtpu reduces instead: see docs/plan.md."""
+  """On a ring. Over a whole square torus libtpu reduces instead: see docs/plan.md.
+
+  What is reduced whole: vectors and biases, and the map of T5's bias, once, before it becomes the
+  gradient of its table.
+  """
+  config = config_lib.load(ROOT / 'configs/tiny_t5.py', WIDE)
+  small = small_parameters(config)
+  bias_map = 4 * config.model.num_heads * config.data.input_length**2
   collectives = ring['program']['collectives']
-  replicated = replicated_bytes(config_lib.load(ROOT / 'configs/tiny_t5.py', WIDE), 8)
   scattered = sum(c['count'] * c['num_bytes'] for c in collectives if c['kind'] == 'reduce-scatter')
-  assert scattered >= 2 * ring['num_params'] - replicated  # every gradient, in bfloat16 or wider
-  assert max(c['largest'] for c in collectives if c['kind'] == 'all-reduce') <= replicated
+  assert scattered >= 2 * (ring['num_params'] - small)  # every matrix, in bfloat16 or wider
+  reduced = sorted(c['largest'] for c in collectives if c['kind'] == 'all-reduce')
+  assert reduced[-1] <= bias_map and reduced[-2] <= 4 * small
   assert all(c['axes'] == ['data'] for c in collectives)
 
 
-def replicated_bytes(config: config_lib.Config, devices: int) -> int:
-  """Returns the bytes of the parameters that no axis splits."""
-  kinds = (jax.sharding.AxisType.Explicit,) * 5
-  mesh = jax.sharding.AbstractMesh((1, 1, devices, 1, 1), sharding.AXES, axis_types=kinds)
-  with jax.sharding.use_abstract_mesh(mesh):
-    params = jax.eval_shape(functools.partial(train.init_state, config)).params
-  whole = [x for x in jax.tree.leaves(params) if not any(jax.typeof(x).sharding.spec)]
-  return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in whole)
+@pytest.mark.slow
+def test_gathers_are_no_loops_of_permutes(ring):
+  """Windowed einsums, which double a step by libtpu's own estimate, are off: t5lite.compiler."""
+  kinds = [c['kind'] for c in ring['program']['collectives']]
+  assert 'all-gather' in kinds and 'collective-permute' not in kinds
+
+
+def small_parameters(config: config_lib.Config) -> int:
+  """Returns how many parameters are in no matrix: norms, and the tables of T5's biases."""
+  params = jax.eval_shape(functools.partial(train.init_state, config)).params
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  few = [x.size for _, x in leaves if x.size < config.model.num_layers * config.model.d_model * 8]
+  return sum(few)
 
 
 @pytest.mark.slow

@@ -6,24 +6,16 @@ A topology is `KIND:SHAPE`, e.g. `v5e:4x4` or `v5p:4x4x4`: what libtpu compiles 
 import dataclasses
 import importlib.util
 import math
-import os
 import re
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
+from t5lite import compiler
 from t5lite import errors
 from t5lite import flops
 
-# What libtpu asks the machine for where there is a TPU. The values matter to no topology.
-ENVIRONMENT = {
-  'TPU_SKIP_MDS_QUERY': '1',
-  'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
-  'TPU_WORKER_HOSTNAMES': 'localhost',
-  'TPU_WORKER_ID': '0',
-  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-}
 KINDS = ('v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
 MOST_CHIPS = 8192  # of a topology: a mistyped shape shows at once
 GIGA = 1e9
@@ -119,8 +111,7 @@ def tpu(name: str, slices: int = 1) -> Topology:
     'libtpu',
     "pip install 't5lite[tpu]'",
   )
-  for key, value in ENVIRONMENT.items():
-    os.environ.setdefault(key, value)
+  compiler.without_tpu()
   options: dict[str, Any] = {'num_slices': slices} if slices > 1 else {}
   if found[1] == 'v4':
     options['chip_config_name'] = 'megacore'  # both cores of a chip are one device, as in training

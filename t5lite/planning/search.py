@@ -12,6 +12,9 @@ from t5lite.planning import chips
 REMATS = ('dots', 'full')
 MOST_MODEL = 8  # tensor parallelism beyond the chips of a host is rarely worth its collectives
 
+# Of `row`. The mesh is replica x data x model; step and MFU are estimates.
+HEAD = f'{"mesh":<12}{"remat":<9}{"parts":>5}{"peak":>13}{"":>11}{"step (est.)":>14}{"MFU":>8}'
+
 
 def search(
   config: config_lib.Config, topology: chips.Topology, report: Callable[[str], None]
@@ -24,6 +27,7 @@ def search(
     ConfigError: nothing fits.
   """
   fitting = []
+  report(HEAD)
   for candidate in candidates(config, topology):
     plan = fewest_microbatches(candidate, topology, report)
     if plan is not None:
@@ -98,5 +102,4 @@ def text(plans: list[planning.Plan]) -> str:
     f'--set=parallel.{axis}={best.mesh[axis]}' for axis in ('replica', 'data', 'model')
   )
   flags = f'{axes} --set=model.remat={best.remat} --set=train.microbatches={best.microbatches}'
-  head = f'{"mesh":<12}{"remat":<9}{"parts":>5}{"peak":>13}{"":>11}{"step (est.)":>14}{"MFU":>8}'
-  return '\n'.join(['', 'Ranked by estimated step:', head, *map(row, plans), '', f'Use {flags}'])
+  return '\n'.join(['', 'Ranked by estimated step:', HEAD, *map(row, plans), '', f'Use {flags}'])
