@@ -44,13 +44,14 @@ def batch(
   made = objectives.batch(
     config, words, tokens, np.array([length]), np.zeros(1, np.uint64), row if packed else None
   )
-  spec = sharding.spec('batch', None)
   on = jax.sharding.get_abstract_mesh() if mesh is None else mesh
-  placed = None if spec is None else jax.sharding.NamedSharding(on, spec)
-  return {
-    name: jax.ShapeDtypeStruct((config.data.batch_size, *x.shape[1:]), x.dtype, sharding=placed)
-    for name, x in made.items()
-  }
+  rules = sharding.RULES.on(on)
+
+  def shape(name, x):
+    spec = None if on.empty else jax.sharding.NamedSharding(on, sharding.batch_spec(name, rules))
+    return jax.ShapeDtypeStruct((config.data.batch_size, *x.shape[1:]), x.dtype, sharding=spec)
+
+  return {name: shape(name, x) for name, x in made.items()}
 
 
 def state(config: config_lib.Config, mesh: jax.sharding.Mesh) -> Any:
