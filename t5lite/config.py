@@ -65,6 +65,12 @@ class Model:
   dropout: float
   dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'  # of the matmuls; parameters are float32
   layers: Literal['auto', 'scan', 'unroll'] = 'auto'
+  num_experts: int = 0  # of a sparse mlp (Mixture of Experts); 0: every mlp is dense
+  experts_per_token: int = 1  # 1: Switch Transformers'; 2: GShard's
+  expert_capacity: float = (
+    1.25  # an expert's places, times those that an even share of tokens takes
+  )
+  moe_every: int = 2  # with num_experts: the last mlp of each so many layers is sparse
   remat: Literal['none', 'minimal', 'dots', 'offload', 'full'] = 'none'
 
   def __post_init__(self):
@@ -107,6 +113,40 @@ class Model:
       'use an even d_model',
     )
     errors.check_at_least('model', {'global_every': self.global_every}, 1)
+    self._check_experts()
+
+  def _check_experts(self) -> None:
+    errors.check_at_least('model', {'num_experts': self.num_experts}, 0)
+    sizes = {'experts_per_token': self.experts_per_token, 'moe_every': self.moe_every}
+    errors.check_at_least('model', sizes, 1)
+    errors.check(
+      self.expert_capacity > 0,
+      'not a capacity factor',
+      f'model.expert_capacity={self.expert_capacity}',
+      'use a number above 0, e.g. 1.25',
+    )
+    if not self.num_experts:
+      return
+    errors.check(
+      self.experts_per_token <= self.num_experts,
+      'more experts for a token than there are',
+      f'model.experts_per_token={self.experts_per_token} model.num_experts={self.num_experts}',
+      f'use experts_per_token <= {self.num_experts}',
+    )
+    depths = {'num_layers': self.num_layers, 'num_decoder_layers': self.num_decoder_layers}
+    for name, depth in depths.items():
+      errors.check(
+        depth % self.moe_every == 0,
+        'layers do not divide into groups with a sparse one each',
+        f'model.{name}={depth} model.moe_every={self.moe_every}',
+        f'make moe_every a divisor of {depth}',
+      )
+
+  @property
+  def num_sparse_layers(self) -> int:
+    """Layers, of both stacks, whose mlp is a mixture of experts."""
+    depth = self.num_layers + self.num_decoder_layers
+    return depth // self.moe_every if self.num_experts else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -265,6 +305,8 @@ class Train:
   microbatches: int = 1  # gradient accumulation: parts of the batch, one after another
   z_loss: float = 0.0  # T5: 1e-4, times log(Z) ** 2
   label_smoothing: float = 0.0
+  load_balance_loss: float = 1e-2  # with experts: its weight, of each sparse layer
+  router_z_loss: float = 1e-3  # with experts: its weight, of each sparse layer
 
   def __post_init__(self):
     errors.check_at_least(
@@ -273,9 +315,8 @@ class Train:
     errors.check_at_least(
       'train', {'steps': self.steps, 'seed': self.seed, 'sample_every': self.sample_every}, 0
     )
-    errors.check_at_least(
-      'train', {'z_loss': self.z_loss, 'label_smoothing': self.label_smoothing}, 0
-    )
+    losses = ('z_loss', 'label_smoothing', 'load_balance_loss', 'router_z_loss')
+    errors.check_at_least('train', {name: getattr(self, name) for name in losses}, 0)
     errors.check(
       self.seed < 2**32, 'seed too large', f'train.seed={self.seed}', 'use 0 <= seed < 2**32'
     )

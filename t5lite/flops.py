@@ -3,6 +3,7 @@
 Counted as in Chowdhery et al. 2022, appendix B: a multiplication and an addition are two, the
 backward pass is two forward passes, attention counts in full (causal or local, too), and look-ups,
 recomputation (remat) and the optimizer do not count. BERT's output layer counts where it predicts.
+A token counts at each of its experts and at the router; an expert's empty places do not.
 """
 
 import math
@@ -46,24 +47,29 @@ def model_flops(config: config_lib.Config) -> float:
 def forward_flops(config: config_lib.Config) -> int:
   """Returns the floating-point operations of one example's forward pass."""
   model, inputs, targets = config.model, config.data.input_length, config.data.target_length
+  first = stack_flops(model, model.num_layers, inputs)
   match model.architecture:
     case 'encoder_decoder':
-      encoder = model.num_layers * layer_flops(model, inputs)
-      decoder = model.num_decoder_layers * layer_flops(model, targets, inputs)
-      return encoder + decoder + head_flops(model, targets)
+      decoder = stack_flops(model, model.num_decoder_layers, targets, inputs)
+      return first + decoder + head_flops(model, targets)
     case 'decoder':
-      return model.num_layers * layer_flops(model, inputs) + head_flops(model, inputs)
+      return first + head_flops(model, inputs)
     case 'encoder':
       predictions = round(config.objective.noise_density * (inputs - 2))  # less [CLS] and [SEP]
-      return model.num_layers * layer_flops(model, inputs) + head_flops(model, predictions)
+      return first + head_flops(model, predictions)
 
 
-def layer_flops(model: config_lib.Model, length: int, memory_length: int = 0) -> int:
-  """Returns those of one layer; with `memory_length`, with cross-attention to so many tokens."""
+def stack_flops(
+  model: config_lib.Model, num_layers: int, length: int, memory_length: int = 0
+) -> int:
+  """Returns those of a stack; with `memory_length`, with cross-attention to so many tokens."""
   attention = attention_flops(model, length, length)
   cross = attention_flops(model, length, memory_length) if memory_length else 0
-  matrices = 3 if model.gated else 2
-  return attention + cross + matrices * 2 * length * model.d_model * model.d_ff
+  mlp = (3 if model.gated else 2) * 2 * length * model.d_model * model.d_ff
+  router = 2 * length * model.d_model * model.num_experts
+  num_sparse = num_layers // model.moe_every if model.num_experts else 0
+  sparse = num_sparse * (model.experts_per_token * mlp + router)
+  return num_layers * (attention + cross) + (num_layers - num_sparse) * mlp + sparse
 
 
 def attention_flops(model: config_lib.Model, queries: int, keys: int) -> int:

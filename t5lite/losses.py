@@ -25,12 +25,17 @@ class Sums(NamedTuple):
   """Sums over target tokens, float32 scalars; divide by `weight` for means. Padding weighs 0."""
 
   loss: jax.Array  # nats, label smoothing and z-loss not included
-  objective: jax.Array  # what is minimised: nats, both included
+  objective: jax.Array  # what is minimised: nats, both included, and the experts' losses
   correct: jax.Array  # the likeliest token is the target
   weight: jax.Array
+  routing: models.Routing | None = None  # of experts: means over the sparse layers
 
-  def __add__(self, other: 'Sums') -> 'Sums':  # pyright: ignore[reportIncompatibleMethodOverride]
-    return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+def zeros(config: config_lib.Config) -> Sums:
+  """Returns the sums of nothing."""
+  zero = jnp.float32(0)
+  routing = models.Routing(*[zero] * 3) if config.model.num_experts else None
+  return Sums(zero, zero, zero, zero, routing)
 
 
 def cross_entropy(
@@ -114,7 +119,7 @@ def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool)
   # FSDP's gather, once for all chunks; their gradients add up on each device and scatter once.
   whole = rules.spec(*('vocab' if letter == 'V' else None for letter in letters))
   output = output._replace(kernel=jax.sharding.reshard(output.kernel, whole))
-  sums = Sums._make([P()] * 4)
+  sums = Sums._make([*[P()] * 4, None])
   gradient = models.Output._make([hidden, sharding.parameter_spec(letters), bias])
   out_specs = (sums, gradient) if with_gradient else sums
   if mesh.size == 1:  # without collectives: XLA's CPU backend copies what is summed over one device
@@ -202,7 +207,7 @@ def of_batch(
 
   An encoder's output layer runs only at `encoder_prediction_positions`.
   """
-  hidden_BTD = models.hidden(config.model, params, batch, key)
+  hidden_BTD, routing = models.forward(config.model, params, batch, key)
   side = 'encoder' if config.model.architecture == 'encoder' else 'decoder'
   targets_BxT, weights_BxT = batch[f'{side}_target_tokens'], batch[f'{side}_loss_weights']
   if side == 'encoder':
@@ -215,7 +220,24 @@ def of_batch(
     place_BxM = jax.lax.broadcasted_iota(jnp.int32, weights_BxT.shape, 1, out_sharding=spec)
     weights_BxT = weights_BxT * (place_BxM < count_B1)
   output = models.output(config.model, params, hidden_BTD)
-  return of_output(config, output, targets_BxT, weights_BxT)
+  sums = of_output(config, output, targets_BxT, weights_BxT)
+  return sums if routing is None else with_routing(config, sums, routing, weights_BxT)
+
+
+def with_routing(
+  config: config_lib.Config, sums: Sums, routing_B: models.Routing, weights_BxT: jax.Array
+) -> Sums:
+  """Returns the sums with the experts' losses in the objective.
+
+  Each row has its own, summed over the sparse layers; it counts by the row's target tokens, as all
+  else does: neither the mesh nor the cut into microbatches changes the sum.
+  """
+  weight_B = jnp.sum(weights_BxT, axis=1)
+  total = jax.tree.map(lambda x_B: jnp.sum(x_B * weight_B), routing_B)
+  train = config.train
+  extra = train.load_balance_loss * total.load_balance + train.router_z_loss * total.z_loss
+  means = jax.tree.map(lambda x: x / config.model.num_sparse_layers, total)
+  return sums._replace(objective=sums.objective + extra, routing=means)
 
 
 def at_positions(x_BxT: jax.Array, positions_BxM: jax.Array) -> jax.Array:

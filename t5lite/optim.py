@@ -2,8 +2,9 @@
 
 Parameters under the key 'layers' are stacks of equal layers along their first dimension. Whatever
 looks at a parameter as a whole (Adafactor's factored moments, the RMS of a parameter, Muon's
-orthogonalisation) must look at one layer's matrix: see `by_matrix`.
-Letters of shapes: L layers, D model, N heads, H head size.
+orthogonalisation) must look at one layer's matrix: see `by_matrix`. Under 'experts' a second
+dimension stacks equal experts, and each is looked at by itself, as T5X does.
+Letters of shapes: L layers, X experts, D model, N heads, H head size.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ T5_FLAT_STEPS = 10_000  # Raffel et al. 2020, section 3.1.2: 1 / sqrt(max(n, 10^
 MUON_RMS = 0.2  # of Muon's steps, as AdamW's have, so that both share one learning rate
 
 Names = tuple[str, ...]  # the keys on the way to a parameter
+Steps = dict[str, optax.GradientTransformation]
 
 
 def schedule(config: config_lib.Config) -> optax.Schedule:
@@ -73,7 +75,10 @@ def optimizer(config: config_lib.Config) -> optax.GradientTransformation:
   The state is sharded like the parameters that it was made from.
   """
   optim = config.optim
-  parts = [_step(optim), optax.scale_by_learning_rate(schedule(config))]
+  parts = [
+    _step(optim, config.model.num_experts > 0),
+    optax.scale_by_learning_rate(schedule(config)),
+  ]
   if optim.weight_decay:
     parts.insert(1, optax.add_decayed_weights(optim.weight_decay, decays))
   if optim.clip:
@@ -81,23 +86,28 @@ def optimizer(config: config_lib.Config) -> optax.GradientTransformation:
   return optax.chain(*parts)
 
 
-def _step(optim: config_lib.Optim) -> optax.GradientTransformation:
-  """Returns the optimizer without learning rate: uphill, about as long as the parameter or 1."""
+def _step(optim: config_lib.Optim, experts: bool) -> optax.GradientTransformation:
+  """Returns the optimizer without learning rate: uphill, about as long as the parameter or 1.
+
+  Args:
+    optim: says which.
+    experts: the parameters have experts among them.
+  """
   adam = optax.scale_by_adam(optim.b1, optim.b2, optim.epsilon)
   relative = optax.scale_by_param_block_rms(1e-3)
   match optim.name:
     case 'adafactor':
       clip = optax.clip_by_block_rms(1.0)
-      return by_matrix(optax.chain(optax.scale_by_factored_rms(), clip, relative))
+      return by_matrix(optax.chain(optax.scale_by_factored_rms(), clip, relative), experts)
     case 'adamw':
       return adam
     case 'adamw_rms':
-      return optax.chain(adam, by_matrix(relative))
+      return optax.chain(adam, by_matrix(relative, experts))
     case 'lion':
       return optax.scale_by_lion(optim.b1, optim.b2)
     case 'muon':
-      muon = auto_sharded(each_layer(_muon()))
-      return as_matrices(_divide(_is_layer_matrix, muon, adam))
+      steps = {name: auto_sharded(step) for name, step in each_layer(_muon(), experts).items()}
+      return as_matrices(_divide(_is_layer_matrix, steps, adam))
 
 
 def decays(params: Any) -> Any:
@@ -108,13 +118,19 @@ def decays(params: Any) -> Any:
   return _by_name(_is_weight, params)
 
 
-def by_matrix(step: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Returns `step` made to see one layer at a time, and attention's kernels as matrices."""
-  return as_matrices(_divide(_is_stacked, each_layer(step), step))
+def by_matrix(step: optax.GradientTransformation, experts: bool) -> optax.GradientTransformation:
+  """Returns `step` made to see a layer or an expert at a time, attention's kernels as matrices."""
+  return as_matrices(_divide(_is_stacked, each_layer(step, experts), step))
 
 
-def each_layer(step: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Returns `step` taken on each layer of stacked parameters [L, ...] by itself."""
+def each_layer(step: optax.GradientTransformation, experts: bool) -> Steps:
+  """Returns `step` on each layer of parameters [L, ...], and on each expert of [L, X, ...]."""
+  layer = _each(step)
+  return {'step': layer, 'expert': _each(layer)} if experts else {'step': layer}
+
+
+def _each(step: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Returns `step` taken on each part of a first dimension by itself."""
   return optax.GradientTransformation(jax.vmap(step.init), jax.vmap(step.update))
 
 
@@ -135,7 +151,8 @@ def as_matrices(step: optax.GradientTransformation) -> optax.GradientTransformat
 def _matrices(params: Any) -> Any:
   def flat(path, x):
     names = _names(path)
-    stack, shape = (x.shape[:1], x.shape[1:]) if _is_stacked(names) else ((), x.shape)
+    num_stacked = _is_stacked(names) + _is_expert(names)
+    stack, shape = x.shape[:num_stacked], x.shape[num_stacked:]
     if names[-1] == 'bias':
       return x.reshape(*stack, -1)
     if len(shape) == 3:
@@ -176,16 +193,20 @@ def _muon() -> optax.GradientTransformation:
 
 
 def _divide(
-  belongs: Callable[[Names], bool],
-  step: optax.GradientTransformation,
-  other: optax.GradientTransformation,
+  belongs: Callable[[Names], bool], steps: Steps, other: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-  """Returns `step` for the parameters that belong by their names, `other` for the rest."""
+  """Returns the steps for the parameters that belong by their names, `other` for the rest."""
+
+  def label(path, _):
+    names = _names(path)
+    if not belongs(names):
+      return 'other'
+    return 'expert' if _is_expert(names) else 'step'
 
   def labels(params):
-    return jax.tree.map(lambda yes: 'step' if yes else 'other', _by_name(belongs, params))
+    return jax.tree_util.tree_map_with_path(label, params)
 
-  return optax.partition({'step': step, 'other': other}, labels)
+  return optax.partition({**steps, 'other': other}, labels)
 
 
 def _by_name(belongs: Callable[[Names], bool], params: Any) -> Any:
@@ -198,6 +219,10 @@ def _names(path: tuple[Any, ...]) -> Names:
 
 def _is_stacked(names: Names) -> bool:
   return 'layers' in names
+
+
+def _is_expert(names: Names) -> bool:
+  return 'experts' in names
 
 
 def _is_layer_matrix(names: Names) -> bool:

@@ -35,6 +35,9 @@ class Rules:
   heads: tuple[str, ...] = ('model',)
   mlp: tuple[str, ...] = ('model',)
   vocab: tuple[str, ...] = ('model',)
+  experts: tuple[str, ...] = ('expert',)
+  expert_rows: tuple[str, ...] = ('replica', 'data')  # tokens that are at their experts
+  expert_embed: tuple[str, ...] = ('data', 'sequence')  # d_model of an expert's parameter
 
   def spec(self, *dims: str | None) -> P:
     """Returns the PartitionSpec of an array whose dimensions are named `dims`; None: not split.
@@ -82,8 +85,10 @@ def spec(*dims: str | None) -> P | None:
 ACTIVATION = {
   **{'B': 'batch', 'T': 'length', 'S': 'length'},
   **{'N': 'heads', 'K': 'heads', 'F': 'mlp', 'V': 'vocab'},
+  **{'X': 'experts', 'A': 'expert_rows'},
 }
 PARAMETER = {'D': 'embed', 'N': 'heads', 'K': 'heads', 'F': 'mlp', 'V': 'vocab'}
+PARAMETER |= {'X': 'experts', 'W': 'expert_embed'}
 
 
 def activation_spec(letters: str) -> P | None:
@@ -230,6 +235,13 @@ def describe(meshes: list[tuple[int, int, int]], most: int = 12) -> str:
 
 def check_divides(config: config_lib.Config, mesh: jax.sharding.Mesh) -> None:
   """Raises ConfigError for a dimension that its mesh axes do not divide."""
+  sequence = mesh.shape['sequence']
+  errors.check(
+    not config.model.num_experts or sequence == 1,
+    'experts with a split sequence',
+    f'model.num_experts={config.model.num_experts} with parallel.sequence={sequence}',
+    'use parallel.sequence=1',
+  )
   for name, size, parts in undivided(config, dict(mesh.shape)):
     below, above = size // parts * parts, (size // parts + 1) * parts
     remedy = f'use {f"{below} or " if below else ""}{above}'
@@ -252,6 +264,7 @@ def undivided(config: config_lib.Config, ways: Mapping[str, int]) -> Iterator[tu
     ('model.num_kv_heads', model.num_kv_heads, 'heads'),
     ('model.d_ff', model.d_ff, 'mlp'),
     ('model.vocab_size', model.vocab_size, 'vocab'),
+    ('model.num_experts', model.num_experts, 'experts'),
   ):
     parts = math.prod(ways[axis] for axis in getattr(RULES, axes))
     if size % parts:

@@ -74,7 +74,7 @@ def gradients(
       rows, key = part
       return jax.tree.map(jnp.add, carry, grad(params, rows, key)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params), losses.Sums(*[jnp.float32(0)] * 4)
+    zeros = jax.tree.map(jnp.zeros_like, params), losses.zeros(config)
     rows = {name: microbatches(x, parts) for name, x in batch.items()}
     (total, sums), _ = jax.lax.scan(body, zeros, (rows, jax.random.split(key, parts)))
   return jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1), total), sums
@@ -102,6 +102,12 @@ def train_step(
     'train/learning_rate': jnp.float32(optim.schedule(config)(state.step)),
     'train/target_tokens': sums.weight,
   }
+  if sums.routing is not None:
+    measured |= {
+      'train/load_balance_loss': sums.routing.load_balance / weight,
+      'train/router_z_loss': sums.routing.z_loss / weight,
+      'train/dropped_share': sums.routing.dropped / weight,
+    }
   return State(state.step + 1, params, opt_state), measured
 
 

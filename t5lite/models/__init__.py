@@ -8,9 +8,11 @@ from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 
 from t5lite import config
 from t5lite.models import transformer
+from t5lite.models.moe import Routing as Routing
 from t5lite.models.transformer import Output as Output
 from t5lite.models.transformer import output_letters as output_letters
 
@@ -37,7 +39,16 @@ def build(model: config.Model, params: Params) -> transformer.Transformer:
 def hidden(
   model: config.Model, params: Params, batch: Batch, key: jax.Array | None = None
 ) -> jax.Array:
-  """Returns the last hidden states [B, T, D] of the stack that predicts.
+  """Returns the last hidden states [B, T, D] of the stack that predicts; arguments as `forward`."""
+  return forward(model, params, batch, key)[0]
+
+
+def forward(
+  model: config.Model, params: Params, batch: Batch, key: jax.Array | None = None
+) -> tuple[jax.Array, Routing | None]:
+  """Returns the last hidden states [B, T, D] of the stack that predicts, and all experts' routing.
+
+  The routing is summed over the sparse layers, of both stacks; None: there are none.
 
   Args:
     model: what `params` was made from.
@@ -51,7 +62,9 @@ def hidden(
   if model.architecture == 'decoder':
     return module.decode(batch, None, key)
   encode_key, decode_key = (None, None) if key is None else jax.random.split(key)
-  return module.decode(batch, module.encode(batch, encode_key), decode_key)
+  memory_BSD, read = module.encode(batch, encode_key)
+  x_BTD, written = module.decode(batch, memory_BSD, decode_key)
+  return x_BTD, jax.tree.map(jnp.add, read, written)
 
 
 def output(model: config.Model, params: Params, hidden_BTD: jax.Array) -> Output:

@@ -5,9 +5,13 @@ what comes next: first the whole prompt at once, then one token at a time. Promp
 right end of their rows, padded on the left to the longest; each row counts positions from its own
 first token.
 
+An expert has a place for every token that may come to it: what a short prompt gives would otherwise
+hang on how few places its length makes.
+
 Letters: as in layers.py; S slots of the cache, M tokens of the encoder.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -37,6 +41,12 @@ def whole(x: jax.Array) -> jax.Array:
   return x if bare else jax.sharding.reshard(x, jax.sharding.PartitionSpec())
 
 
+def build(model: config.Model, params: models.Params) -> transformer.Transformer:
+  """Returns the module that holds `params`, whose experts leave no token out."""
+  every = max(model.num_experts, 1)  # times an even share: all tokens
+  return models.build(dataclasses.replace(model, expert_capacity=float(every)), params)
+
+
 def start(
   model: config.Model,
   params: models.Params,
@@ -60,9 +70,9 @@ def start(
   cache = DecodeCache(attention.Cache(zeros, zeros), first_B, jnp.int32(0))
   if inputs_BxM is None:
     return cache
-  module, batch = models.build(model, params), {'encoder_input_tokens': inputs_BxM}
+  module, batch = build(model, params), {'encoder_input_tokens': inputs_BxM}
   assert module.decoder is not None, 'an encoder cannot decode'
-  memory = module.decoder.memory(module.encode(batch))
+  memory = module.decoder.memory(module.encode(batch)[0])
   return cache._replace(memory=memory, memory_scope=transformer.memory_scope(batch))
 
 
@@ -85,7 +95,7 @@ def extend(
     tokens_BxT: decoder_input_tokens.
     prefix: these tokens see each other both ways (prefix language models); only of the first call.
   """
-  module = models.build(model, params)
+  module = build(model, params)
   assert module.decoder is not None, 'an encoder cannot decode'
   query_T = cache.slot + jnp.arange(tokens_BxT.shape[1], dtype=jnp.int32)
   key_S = jnp.arange(cache.past.key_BSKH.shape[2], dtype=jnp.int32)
@@ -95,10 +105,15 @@ def extend(
   scope, near_TS = module.decoder.scope(query, scope_lib.Tokens(key_S, is_text_BxS, seen_BxS))
   positions_BxT = jnp.maximum(query_T[None] - cache.first_B[:, None], 0)
   context = transformer.Context(
-    positions_BxT, scope, near_TS, memory_scope=cache.memory_scope, slot=cache.slot
+    positions_BxT,
+    scope,
+    near_TS,
+    memory_scope=cache.memory_scope,
+    slot=cache.slot,
+    is_text_BxT=is_text_BxT,
   )
   x_BTD = module.token_embed(tokens_BxT)
-  x_BTD, past = module.decoder(x_BTD, context, cache=cache.past, memory=cache.memory)
-  assert past is not None
+  x_BTD, kept = module.decoder(x_BTD, context, cache=cache.past, memory=cache.memory)
+  assert kept.cache is not None
   logits_BV = whole(module.logits(x_BTD[:, -1:])[:, 0])
-  return logits_BV, cache._replace(past=past, slot=cache.slot + tokens_BxT.shape[1])
+  return logits_BV, cache._replace(past=kept.cache, slot=cache.slot + tokens_BxT.shape[1])

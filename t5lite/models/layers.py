@@ -2,7 +2,8 @@
 
 Letters of shapes and einsums, here and in the other files of `models`:
 B batch, T query length, S key length, D model, N heads, K key-value heads, G heads a key-value
-head, H head size, F mlp, V vocabulary, P positions or buckets, L layers.
+head, H head size, F mlp, V vocabulary, P positions or buckets, L layers. Of experts (moe.py): X
+experts, A rows of tokens at an expert, W the model's width.
 Parameters are float32; matmuls run in `config.Model.dtype`, norms and softmax in float32.
 """
 
@@ -65,11 +66,11 @@ def constant(value: float, letters: str, shape: tuple[int, ...]) -> nnx.Param:
   )
 
 
-def dropout(x: jax.Array, rate: float, key: Key) -> jax.Array:
+def dropout(x: jax.Array, rate: float, key: Key, numbers_A: jax.Array | None = None) -> jax.Array:
   """Returns x with a share `rate` of its elements zeroed, the rest scaled up; x without a key."""
   if key is None or rate == 0:
     return x
-  return jnp.where(kept(random_bits(key, x), rate), x / (1 - rate), 0)
+  return jnp.where(kept(random_bits(key, x, numbers_A), rate), x / (1 - rate), 0)
 
 
 def kept(bits: jax.Array, rate: float) -> jax.Array:
@@ -77,12 +78,20 @@ def kept(bits: jax.Array, rate: float) -> jax.Array:
   return bits >= jnp.uint32(rate * 2**32)
 
 
-def random_bits(key: jax.Array, x: jax.Array) -> jax.Array:
-  """Returns a random uint32 for each element of x, the same on every mesh."""
+def random_bits(key: jax.Array, x: jax.Array, numbers_A: jax.Array | None = None) -> jax.Array:
+  """Returns a random uint32 for each element of x, the same on every mesh.
+
+  Args:
+    key: randomness.
+    x: gives shape and sharding.
+    numbers_A: what the rows of x [X, A, F] are called on every mesh, where their order differs.
+  """
   spec = jax.typeof(x).sharding
   index = [
     jax.lax.broadcasted_iota(jnp.uint32, x.shape, d, out_sharding=spec) for d in range(x.ndim)
   ]
+  if numbers_A is not None:
+    index[1] = jnp.zeros_like(index[1]) + like(numbers_A[None, :, None], x)
   return hashed(seeds(key), index, x.shape)
 
 
@@ -216,12 +225,14 @@ class Mlp(nnx.Module):
     self.gate = Linear(model, 'BTD,DF->BTF', shape, rngs()) if model.gated else None
     self.output = Linear(model, 'BTF,FD->BTD', shape[::-1], rngs(), role='residual')
 
-  def __call__(self, x_BTD: jax.Array, key: Key = None) -> jax.Array:
+  def __call__(
+    self, x_BTD: jax.Array, key: Key = None, numbers_A: jax.Array | None = None
+  ) -> jax.Array:
     x_BTF = self.input(x_BTD)
     if self.gate is None:
       x_BTF = activate(self.model, x_BTF)
     else:
       x_BTF = activate(self.model, self.gate(x_BTD)) * x_BTF
     # T5 drops hidden units too; BERT and GPT-2 have no dropout here.
-    x_BTF = dropout(x_BTF, self.model.dropout if self.model.initializer == 't5' else 0.0, key)
-    return self.output(x_BTF)
+    rate = self.model.dropout if self.model.initializer == 't5' else 0.0
+    return self.output(dropout(x_BTF, rate, key, numbers_A))

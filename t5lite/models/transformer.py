@@ -4,7 +4,7 @@ Letters: as in layers.py.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -14,6 +14,7 @@ from t5lite import config
 from t5lite import sharding
 from t5lite.models import attention
 from t5lite.models import layers
+from t5lite.models import moe
 from t5lite.models import positions
 from t5lite.models import scope as scope_lib
 
@@ -35,6 +36,7 @@ class Context(NamedTuple):
   memory_BSD: jax.Array | None = None  # the encoder's output
   memory_scope: attention.Scope = scope_lib.Scope()
   slot: jax.Array | int = 0  # with a cache: where the first query's key goes
+  is_text_BxT: jax.Array | None = None  # of sparse layers: the tokens that are no padding
 
 
 class Layer(NamedTuple):
@@ -46,22 +48,27 @@ class Layer(NamedTuple):
   memory: attention.Cache | None = None  # keys and values of the encoder's output
 
 
+class Kept(NamedTuple):
+  """What comes out of a layer beside the hidden states."""
+
+  cache: attention.Cache | None = None  # where it has one: the cache with this input added
+  routing: moe.Routing | None = None  # where its mlp is sparse
+
+
 class Block(nnx.Module):
   """One layer: self-attention, perhaps cross-attention, mlp; each with a norm and a residual."""
 
-  def __init__(self, model: config.Model, rngs: nnx.Rngs, *, cross: bool):
+  def __init__(self, model: config.Model, rngs: nnx.Rngs, *, cross: bool, sparse: bool = False):
     self.model = model
     self.attention_norm = layers.Norm(model)
     self.attention = attention.Attention(model, rngs)
     self.cross_norm = layers.Norm(model) if cross else None
     self.cross_attention = attention.Attention(model, rngs) if cross else None
     self.mlp_norm = layers.Norm(model)
-    self.mlp = layers.Mlp(model, rngs)
+    self.mlp = moe.SparseMlp(model, rngs) if sparse else layers.Mlp(model, rngs)
 
-  def __call__(
-    self, x_BTD: jax.Array, context: Context, layer: Layer
-  ) -> tuple[jax.Array, attention.Cache | None]:
-    """Returns the layer's output and, where it has a cache, the cache with this input added."""
+  def __call__(self, x_BTD: jax.Array, context: Context, layer: Layer) -> tuple[jax.Array, Kept]:
+    """Returns the layer's output and what is kept beside it."""
     keys = layers.split(layer.key, 6)
     h_BTD = self._before(self.attention_norm, x_BTD)
     memory = self.attention.keys_values(h_BTD, context.positions_BxT)
@@ -79,8 +86,17 @@ class Block(nnx.Module):
         memory = self.cross_attention.keys_values(context.memory_BSD, None)
       y_BTD = self.cross_attention(h_BTD, memory, context.memory_scope, None, keys[2])
       x_BTD = self._after(self.cross_norm, x_BTD, y_BTD, keys[3])
-    y_BTD = self.mlp(self._before(self.mlp_norm, x_BTD), keys[4])
-    return self._after(self.mlp_norm, x_BTD, y_BTD, keys[5]), cache
+    h_BTD, routing = self._before(self.mlp_norm, x_BTD), None
+    if isinstance(self.mlp, moe.SparseMlp):
+      y_BTD, routing = self.mlp(h_BTD, context.is_text_BxT, keys[4])
+    else:
+      y_BTD = self.mlp(h_BTD, keys[4])
+    return self._after(self.mlp_norm, x_BTD, y_BTD, keys[5]), Kept(cache, routing)
+
+  def memory(self, memory_BSD: jax.Array) -> attention.Cache:
+    """Returns the cross-attention's keys and values of the memory [B, S, K, H]."""
+    assert self.cross_attention is not None, 'no cross-attention'
+    return self.cross_attention.keys_values(memory_BSD, None)
 
   def _before(self, norm: layers.Norm, x_BTD: jax.Array) -> jax.Array:
     return norm(x_BTD) if self.model.norm_order == 'pre' else x_BTD
@@ -109,6 +125,48 @@ def of_layer(context: Context, is_global: jax.Array) -> attention.Scope:
   return scope_lib.restrict(context.scope, context.near_TS, is_global)
 
 
+class Group(nnx.Module):
+  """`moe_every` layers, of which the last has a sparse mlp: what a sparse model's stack repeats."""
+
+  def __init__(self, model: config.Model, rngs: nnx.Rngs, *, cross: bool):
+    last = model.moe_every - 1
+    self.blocks = nnx.Dict(
+      {f'layer_{i}': Block(model, rngs, cross=cross, sparse=i == last) for i in range(last + 1)}
+    )
+
+  def __call__(self, x_BTD: jax.Array, context: Context, layer: Layer) -> tuple[jax.Array, Kept]:
+    """Returns as a Block does; `layer` and the cache have a leading dimension, the layers'."""
+    caches, kept = [], Kept()
+    for i, block in enumerate(self.blocks.values()):
+      one = jax.tree.map(lambda x, i=i: x[i], layer)
+      x_BTD, kept = block(x_BTD, context, one)
+      caches.append(kept.cache)
+    return x_BTD, kept._replace(cache=stacked(caches))
+
+  def memory(self, memory_BSD: jax.Array) -> attention.Cache:
+    """Returns each layer's cross-attention keys and values of the memory [n, B, S, K, H]."""
+    return stacked([block.memory(memory_BSD) for block in self.blocks.values()])
+
+
+def stacked(trees: list[Any]) -> Any:
+  """Returns the trees of arrays as one, along a new first dimension."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def grouped(model: config.Model, tree: Any) -> Any:
+  """Returns arrays of the layers [L, ...] as a sparse model's groups have them [L / n, n, ...]."""
+  if not model.num_experts:
+    return tree
+  return jax.tree.map(lambda x: x.reshape(-1, model.moe_every, *x.shape[1:]), tree)
+
+
+def ungrouped(model: config.Model, tree: Any) -> Any:
+  """Returns arrays of a sparse model's groups [L / n, n, ...] as those of its layers [L, ...]."""
+  if not model.num_experts:
+    return tree
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
 class Stack(nnx.Module):
   """The layers of an encoder (bidirectional) or decoder (causal), with positions and final norm."""
 
@@ -117,6 +175,7 @@ class Stack(nnx.Module):
   ):
     self.model = model
     self.num_layers = num_layers
+    self.num_repeats = num_layers // model.moe_every if model.num_experts else num_layers
     self.causal = causal
     rows = model.max_length
     self.position_embed = layers.Embed(model, 'P', rows, rngs(), 'position') if rows else None
@@ -127,10 +186,10 @@ class Stack(nnx.Module):
     self.relative_bias = positions.RelativeBias(model, rngs()) if relative else None
 
     def block(key):
-      return Block(model, nnx.Rngs(key), cross=cross)
+      return (Group if model.num_experts else Block)(model, nnx.Rngs(key), cross=cross)
 
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: block(0)))
-    keys = jax.random.split(rngs(), num_layers)
+    keys = jax.random.split(rngs(), self.num_repeats)
     self.layers = nnx.merge(graphdef, jax.lax.map(lambda key: nnx.state(block(key)), keys))
     self.final_norm = layers.Norm(model) if model.norm_order == 'pre' else None
 
@@ -142,8 +201,11 @@ class Stack(nnx.Module):
     key: layers.Key = None,
     cache: attention.Cache | None = None,
     memory: attention.Cache | None = None,
-  ) -> tuple[jax.Array, attention.Cache | None]:
-    """Returns the hidden states [B, T, D] and the new cache, from token embeddings."""
+  ) -> tuple[jax.Array, Kept]:
+    """Returns the hidden states [B, T, D], from token embeddings.
+
+    And, kept: the new cache of all layers, the routing of the sparse ones, summed.
+    """
     rate = self.model.dropout
     embed_key, layers_key, final_key = layers.split(key, 3)
     x_BTD = layers.dropout(self._embed(x_BTD, context, token_types_BxT), rate, embed_key)
@@ -164,13 +226,14 @@ class Stack(nnx.Module):
     if self.model.remat != 'none':
       # Without the guard, XLA merges the recomputation with the first run where there is no loop.
       body = jax.checkpoint(body, policy=POLICIES[self.model.remat], prevent_cse=unrolled)
-    unroll = self.num_layers if unrolled else 1
-    scanned = (params_L, Layer(is_global_L, keys_L, cache, memory))
-    x_BTD, cache = jax.lax.scan(body, x_BTD, scanned, unroll=unroll)
+    unroll = self.num_repeats if unrolled else 1
+    layer = grouped(self.model, Layer(is_global_L, keys_L, cache, memory))
+    x_BTD, kept = jax.lax.scan(body, x_BTD, (params_L, layer), unroll=unroll)
+    kept = Kept(ungrouped(self.model, kept.cache), moe.added(kept.routing))
     if self.final_norm is not None:
       x_BTD = self.final_norm(x_BTD)
       x_BTD = layers.dropout(x_BTD, rate if self.model.initializer == 't5' else 0.0, final_key)
-    return x_BTD, cache
+    return x_BTD, kept
 
   def _embed(self, x_BTD, context: Context, token_types_BxT) -> jax.Array:
     if self.position_embed is not None:
@@ -189,9 +252,9 @@ class Stack(nnx.Module):
     graphdef, params_L = nnx.split(self.layers)
 
     def keys_values(params):
-      return nnx.merge(graphdef, params).cross_attention.keys_values(memory_BSD, None)
+      return nnx.merge(graphdef, params).memory(memory_BSD)
 
-    return jax.lax.map(keys_values, params_L)
+    return ungrouped(self.model, jax.lax.map(keys_values, params_L))
 
   def scope(
     self, query: scope_lib.Tokens, key: scope_lib.Tokens
@@ -248,22 +311,27 @@ class Transformer(nnx.Module):
       else layers.Linear(model, 'BTD,DV->BTV', shape, rngs(), use_bias=False)
     )
 
-  def encode(self, batch: dict[str, jax.Array], key: layers.Key = None) -> jax.Array:
-    """Returns the encoder's hidden states [B, S, D]."""
+  def encode(
+    self, batch: dict[str, jax.Array], key: layers.Key = None
+  ) -> tuple[jax.Array, moe.Routing | None]:
+    """Returns the encoder's hidden states [B, S, D], and the routing of its sparse layers."""
     assert self.encoder is not None, 'a decoder cannot encode'
     tokens = batch['encoder_input_tokens']
-    text = scope_lib.Tokens(jnp.arange(tokens.shape[1]), encoder_segments(batch))
+    segments = encoder_segments(batch)
+    text = scope_lib.Tokens(jnp.arange(tokens.shape[1]), segments)
     scope, near_TS = self.encoder.scope(text, text)
-    context = Context(token_positions(batch, 'encoder'), scope, near_TS)
+    context = Context(token_positions(batch, 'encoder'), scope, near_TS, is_text_BxT=segments > 0)
     types = batch.get('encoder_token_types')
-    return self.encoder(self.token_embed(tokens), context, types, key)[0]
+    x_BTD, kept = self.encoder(self.token_embed(tokens), context, types, key)
+    return x_BTD, kept.routing
 
   def decode(
     self, batch: dict[str, jax.Array], memory_BSD: jax.Array | None, key: layers.Key = None
-  ) -> jax.Array:
-    """Returns the decoder's hidden states [B, T, D]; `memory_BSD` is None for a decoder alone.
+  ) -> tuple[jax.Array, moe.Routing | None]:
+    """Returns the decoder's hidden states [B, T, D], and the routing of its sparse layers.
 
-    Padding stands behind the text, where a causal stack does not see it.
+    `memory_BSD` is None for a decoder alone. Padding stands behind the text, where a causal stack
+    does not see it.
     """
     assert self.decoder is not None, 'an encoder cannot decode'
     tokens = batch['decoder_input_tokens']
@@ -274,9 +342,11 @@ class Transformer(nnx.Module):
     )
     scope, near_TS = self.decoder.scope(text, text)
     context = Context(token_positions(batch, 'decoder'), scope, near_TS, memory_BSD)
+    context = context._replace(is_text_BxT=decoder_text(batch))
     if memory_BSD is not None:
       context = context._replace(memory_scope=memory_scope(batch))
-    return self.decoder(self.token_embed(tokens), context, key=key)[0]
+    x_BTD, kept = self.decoder(self.token_embed(tokens), context, key=key)
+    return x_BTD, kept.routing
 
   def output(self, x_BTD: jax.Array) -> Output:
     """Returns the output layer, for hidden states."""
@@ -321,6 +391,17 @@ def encoder_segments(batch: dict[str, jax.Array]) -> jax.Array:
   """Returns the encoder's segment ids [B, S]: as given, else 1 for text and 0 for padding."""
   given = batch.get('encoder_segment_ids')
   return (batch['encoder_input_tokens'] != 0).astype(jnp.int32) if given is None else given
+
+
+def decoder_text(batch: dict[str, jax.Array]) -> jax.Array:
+  """Returns which of the decoder's tokens are no padding [B, T]; a 0 may begin a text."""
+  segments = batch.get('decoder_segment_ids')
+  if segments is not None:
+    return segments > 0
+  tokens = batch['decoder_input_tokens']
+  spec = jax.typeof(tokens).sharding
+  place_BxT = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1, out_sharding=spec)
+  return (tokens != 0) | (place_BxT == 0)
 
 
 def memory_scope(batch: dict[str, jax.Array]) -> attention.Scope:
