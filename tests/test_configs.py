@@ -34,6 +34,8 @@ PUBLISHED = {
   't5_3b': 2_849_757_184,
   't5_11b': 11_135_332_352,
   't5_1_0_base': 222_903_552,
+  # T5 1.0 base's, 7 more mlps and a router in each of 12 layers: computed, not counted
+  'switch_base_8': 222_903_552 + 12 * (7 * 2 * 768 * 3072 + 768 * 8),
   'ul2_base': 247_577_856,  # not published: T5 1.1 base's, with another activation
   'bert_tiny': masked_lm(4_385_920, 128),
   'bert_mini': masked_lm(11_170_560, 256),
@@ -46,7 +48,7 @@ PUBLISHED = {
   'gpt2_large': 774_030_080,
   'gpt2_xl': 1_557_611_200,
 }
-QUICK = ('t5_base', 'bert_base', 'gpt2_small', 'ul2_base')
+QUICK = ('t5_base', 'bert_base', 'gpt2_small', 'ul2_base', 'switch_base_8')
 
 
 def load(name: str) -> config_lib.Config:

@@ -26,7 +26,13 @@ FAMILIES = {
   'modern_decoder': presets.modern(architecture='decoder', **GROUPED),
   'modern_encoder': presets.modern(architecture='encoder', **GROUPED),
   'modern_encoder_decoder': presets.modern(architecture='encoder_decoder', **GROUPED),
+  # Of as many places as choices: the empty ones are no model FLOPs.
+  'gpt2_moe': presets.gpt2(vocab_size=240, num_layers=2, d_model=64, num_heads=2),
+  't5_moe': dataclasses.replace(presets.t5_1_1(**SIZES), num_decoder_layers=4),
 }
+EVEN = dict(num_experts=4, expert_capacity=1.0)
+FAMILIES['gpt2_moe'] = dataclasses.replace(FAMILIES['gpt2_moe'], **EVEN, experts_per_token=2)
+FAMILIES['t5_moe'] = dataclasses.replace(FAMILIES['t5_moe'], **EVEN)
 
 
 def make_config(model: config_lib.Model, **changes) -> config_lib.Config:

@@ -32,10 +32,17 @@ MODELS = {
   'modern_decoder': presets.modern(architecture='decoder', **SHAPE, **LOCAL),
   'modern_encoder': presets.modern(architecture='encoder', **SHAPE, **LOCAL),
 }
+SPARSE = {
+  't5_moe': dataclasses.replace(MODELS['t5_1_1'], num_experts=4),
+  'bert_moe': dataclasses.replace(MODELS['bert'], num_experts=4, moe_every=1),
+  'gpt2_moe': dataclasses.replace(GPT2, num_experts=8, experts_per_token=2),
+}
+MODELS |= SPARSE
 OBJECTIVES = {'encoder_decoder': 'span_corruption', 'decoder': 'causal_lm', 'encoder': 'mlm'}
-MESHES = [  # replica, data, sequence, model
-  *((1, 1, 1, 1), (1, 8, 1, 1), (1, 4, 1, 2), (1, 2, 1, 4), (2, 2, 1, 2)),
-  *((1, 1, 4, 1), (1, 2, 2, 2), (2, 1, 2, 2)),
+MESHES = [  # of sharding.AXES: replica, expert, data, sequence, model
+  *((1, 1, 1, 1, 1), (1, 1, 8, 1, 1), (1, 1, 4, 1, 2), (1, 1, 2, 1, 4), (2, 1, 2, 1, 2)),
+  *((1, 1, 1, 4, 1), (1, 1, 2, 2, 2), (2, 1, 1, 2, 2)),
+  *((1, 4, 2, 1, 1), (1, 2, 2, 1, 2), (2, 4, 1, 1, 1)),
 ]
 
 
@@ -88,16 +95,17 @@ def on_one_device(name):
 
 def make_mesh(sizes):
   parallel = config.Parallel(
-    **dict(zip(('replica', 'data', 'sequence', 'model'), sizes, strict=True))
+    **dict(zip(sharding.AXES, sizes, strict=True))
   )
   return sharding.make_mesh(parallel, jax.devices()[: math.prod(sizes)])
 
 
-QUICK = [('gpt2', (2, 2, 1, 2)), ('t5_1_1', (1, 2, 2, 2))]
+QUICK = (('gpt2', (2, 1, 2, 1, 2)), ('t5_1_1', (1, 1, 2, 2, 2)), ('gpt2_moe', (1, 2, 2, 1, 2)))
 CASES = [
   (name, mesh) if (name, mesh) in QUICK else pytest.param(name, mesh, marks=pytest.mark.slow)
   for name in MODELS
   for mesh in MESHES
+  if name not in SPARSE or mesh[3] == 1
 ]
 
 
@@ -165,12 +173,14 @@ def collectives(function, *arguments) -> list[str]:
 @pytest.mark.parametrize('name, microbatches', [*((name, 1) for name in MODELS), ('t5_1_1', 2)])
 def test_step_compiles_for_256_chips(name, microbatches):
   """Lowers a train step for TPUs that are not there; the state stays split as it was."""
-  config = config_of(name, dtype='bfloat16', remat='full', d_model=64, vocab_size=1024)
+  experts = {'num_experts': 8} if name in SPARSE else {}
+  config = config_of(name, dtype='bfloat16', remat='full', d_model=64, vocab_size=1024, **experts)
   config = dataclasses.replace(
     config, train=dataclasses.replace(config.train, microbatches=microbatches)
   )
   kinds = (jax.sharding.AxisType.Explicit,) * 5
-  mesh = jax.sharding.AbstractMesh((2, 1, 32, 1, 4), sharding.AXES, axis_types=kinds)
+  sizes = (2, 8, 4, 1, 4) if experts else (2, 1, 32, 1, 4)
+  mesh = jax.sharding.AbstractMesh(sizes, sharding.AXES, axis_types=kinds)
   rows = jax.sharding.NamedSharding(mesh, sharding.RULES.on(mesh).spec('batch', None))
   batch = {
     key: jax.ShapeDtypeStruct((128, *array.shape[1:]), array.dtype, sharding=rows)
