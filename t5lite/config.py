@@ -65,11 +65,9 @@ class Model:
   dropout: float
   dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'  # of the matmuls; parameters are float32
   layers: Literal['auto', 'scan', 'unroll'] = 'auto'
-  num_experts: int = 0  # of a sparse mlp (Mixture of Experts); 0: every mlp is dense
+  num_experts: int = 0  # of each sparse mlp (Mixture of Experts); 0: every mlp is dense
   experts_per_token: int = 1  # 1: Switch Transformers'; 2: GShard's
-  expert_capacity: float = (
-    1.25  # an expert's places, times those that an even share of tokens takes
-  )
+  expert_capacity: float = 1.25  # places of an expert / its even share of a row's choices
   moe_every: int = 2  # with num_experts: the last mlp of each so many layers is sparse
   remat: Literal['none', 'minimal', 'dots', 'offload', 'full'] = 'none'
 

@@ -106,7 +106,8 @@ def _step(optim: config_lib.Optim, experts: bool) -> optax.GradientTransformatio
     case 'lion':
       return optax.scale_by_lion(optim.b1, optim.b2)
     case 'muon':
-      steps = {name: auto_sharded(step) for name, step in each_layer(_muon(), experts).items()}
+      steps = each_layer(_muon(), experts)
+      steps['step'] = auto_sharded(steps['step'])
       return as_matrices(_divide(_is_layer_matrix, steps, adam))
 
 
@@ -126,7 +127,10 @@ def by_matrix(step: optax.GradientTransformation, experts: bool) -> optax.Gradie
 def each_layer(step: optax.GradientTransformation, experts: bool) -> Steps:
   """Returns `step` on each layer of parameters [L, ...], and on each expert of [L, X, ...]."""
   layer = _each(step)
-  return {'step': layer, 'expert': _each(layer)} if experts else {'step': layer}
+  if not experts:
+    return {'step': layer}
+  # Left to the compiler: under jit, vmap gives a counter no sharding, but asks for the experts'.
+  return {'step': layer, 'expert': auto_sharded(_each(layer))}
 
 
 def _each(step: optax.GradientTransformation) -> optax.GradientTransformation:

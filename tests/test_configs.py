@@ -98,3 +98,7 @@ def test_train_step_lowers_for_64_chips(name):
 @pytest.mark.parametrize('name', ['t5_11b', pytest.param('bert_large', marks=pytest.mark.slow)])
 def test_train_step_lowers_with_tensor_parallelism(name):
   assert 'stablehlo.dot_general' in lowered(load(name), (2, 1, 16, 1, 2))
+
+
+def test_train_step_lowers_with_experts_on_devices_of_their_own():
+  assert 'stablehlo.all_to_all' in lowered(load('switch_base_8'), (2, 8, 4, 1, 4))

@@ -232,11 +232,13 @@ def test_the_objective_has_the_experts_losses_by_the_weight_of_each_row(name):
   """Summed over the layers of both stacks; and what is logged are the means over the layers."""
   model, batch = MODELS[name], batch_of(MODELS[name])
   params = params_of(model)
+  configs = [
+    config_of(model, load_balance_loss=a, router_z_loss=b) for a, b in ((0.0, 0.0), (0.3, 0.02))
+  ]
   plain, weighted = (
-    losses.of_batch(config_of(model, load_balance_loss=a, router_z_loss=b), params, batch)
-    for a, b in ((0.0, 0.0), (0.3, 0.02))
+    jax.jit(functools.partial(losses.of_batch, config))(params, batch) for config in configs
   )
-  _, routing = models.forward(model, params, batch)
+  _, routing = jax.jit(functools.partial(models.forward, model))(params, batch)
   weights_B = batch['decoder_loss_weights'].sum(axis=1)
   balance, z_loss, _ = (np.sum(np.float64(x_B) * weights_B) for x_B in routing)
   np.testing.assert_allclose(
@@ -290,7 +292,7 @@ def test_a_step_logs_how_tokens_are_routed():
   assert measured['train/router_z_loss'] > 0
   assert 0 < measured['train/dropped_share'] < 1
   dense = config_of(dataclasses.replace(model, num_experts=0))
-  state = train.first_state(dense, models.init(dense.model, jax.random.key(0)))
+  state = jax.eval_shape(functools.partial(train.init_state, dense))
   _, without = jax.eval_shape(functools.partial(train.train_step, dense), state, batch)
   assert measured.keys() - without.keys() == {
     'train/load_balance_loss',
@@ -307,16 +309,18 @@ def test_the_cache_changes_nothing(name):
   rng = np.random.default_rng(5)
   tokens, inputs = (rng.integers(1, 29, (2, n), dtype=np.int32) for n in (9, 6))
   batch = {'decoder_input_tokens': tokens, 'encoder_input_tokens': inputs}
-  expected = models.apply(model, params, batch)
+  expected = jax.jit(functools.partial(models.apply, model))(params, batch)
   given = None if model.architecture == 'decoder' else inputs
   # The capacity that decoding is told is small: it must not count.
   model = dataclasses.replace(model, expert_capacity=0.1)
-  cache = decode.start(model, params, np.zeros(2, np.int32), 9, given)
-  logits, cache = decode.extend(model, params, cache, tokens[:, :4])
+  start = jax.jit(functools.partial(decode.start, model), static_argnums=2)
+  extend = jax.jit(functools.partial(decode.extend, model))
+  cache = start(params, np.zeros(2, np.int32), 9, given)
+  logits, cache = extend(params, cache, tokens[:, :4])
   for t in range(4, 10):
     np.testing.assert_allclose(logits, expected[:, t - 1], atol=2e-5)
     if t < 9:
-      logits, cache = decode.extend(model, params, cache, tokens[:, t : t + 1])
+      logits, cache = extend(params, cache, tokens[:, t : t + 1])
 
 
 def test_generated_text_does_not_depend_on_its_neighbours():

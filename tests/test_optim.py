@@ -32,7 +32,17 @@ LETTERS = {
   },
   'lm_head': {'kernel': 'DV'},
 }
+EXPERTS = {
+  'layers': {
+    'experts': {
+      'input': {'kernel': 'LXWF', 'bias': 'LXF'},
+      'output': {'kernel': 'LXFW', 'bias': 'LXW'},
+    },
+    'router': {'kernel': 'LDE'},
+  }
+}
 DIMS = {'L': LAYERS, 'D': WIDTH, 'N': HEADS, 'H': SIZE, 'F': MLP, 'V': VOCAB, 'P': 32}
+DIMS |= {'X': 4, 'E': 4, 'W': WIDTH}
 MODEL = presets.t5_1_1(
   vocab_size=VOCAB, num_layers=2, d_model=WIDTH, d_ff=MLP, num_heads=HEADS, head_dim=SIZE
 )
@@ -51,7 +61,7 @@ def make_config(steps: int = 100, model: config_lib.Model = MODEL, **changes) ->
   )
 
 
-def draw(seed: int, scale: float = 1.0):
+def draw(seed: int, scale: float = 1.0, tree=LETTERS):
   """Returns parameters, or gradients of uneven size, sharded by the mesh that is set."""
   rng = np.random.default_rng(seed)
 
@@ -63,7 +73,7 @@ def draw(seed: int, scale: float = 1.0):
     spec = sharding.parameter_spec(letters)
     return jnp.asarray(x, jnp.float32) if spec is None else jax.device_put(np.float32(x), spec)
 
-  return jax.tree.map(one, LETTERS)
+  return jax.tree.map(one, tree)
 
 
 def run(config: config_lib.Config, params, gradients):
@@ -248,6 +258,38 @@ def test_stacked_layers_train_as_separate_ones(name):
     assert_close(alone, pick(together['encoder']['layers']), 1e-6)
 
 
+@pytest.mark.parametrize('name', ['adafactor', 'adamw_rms', 'muon'])
+def test_each_expert_trains_as_an_mlp_of_its_own(name):
+  """And on a mesh that splits the experts as well, where every sharding stays."""
+  model = dataclasses.replace(MODEL, num_experts=4)
+  config = make_config(model=model, name=name, weight_decay=0.1)
+  trees = [draw(seed, tree=EXPERTS) for seed in range(3)]
+  # A size for each expert, so that a mean over them would show.
+  sizes = np.float32([1, 3, 9, 27])[None, :, None]
+  for tree in trees:
+    for part in tree['layers']['experts'].values():
+      part |= {'kernel': part['kernel'] * sizes[..., None], 'bias': part['bias'] * sizes}
+  together, _ = run(config, trees[0], trees[1:])
+  for expert in range(4):
+    pick = lambda tree, i=expert: {
+      'layers': {'mlp': jax.tree.map(lambda x: x[:, i], tree['layers']['experts'])}
+    }
+    alone, _ = run(
+      make_config(name=name, weight_decay=0.1), pick(trees[0]), [*map(pick, trees[1:])]
+    )
+    assert_close(alone, pick(together), 1e-6)
+
+  kinds = (jax.sharding.AxisType.Explicit,) * 5
+  with jax.set_mesh(jax.make_mesh((1, 2, 2, 1, 2), sharding.AXES, axis_types=kinds)):
+    specs = jax.tree.map(sharding.parameter_spec, EXPERTS)
+    here = [
+      jax.tree.map(lambda x, s: jax.device_put(np.array(x), s), tree, specs) for tree in trees
+    ]
+    split, _ = run(config, here[0], here[1:])
+    assert jax.tree.map(jax.typeof, split) == jax.tree.map(jax.typeof, here[0])
+    assert_close(split, together, 1e-5)
+
+
 def mesh_axes(letters: str) -> set[str]:
   """Returns the axes over which t5lite splits a parameter."""
   return {'data' if letter == 'D' else 'model' for letter in letters if letter in 'DNFV'}
@@ -281,6 +323,7 @@ FAMILIES = {
   't5': MODEL,
   'bert': presets.bert(vocab_size=64, num_layers=2, d_model=128, max_length=16),
   'gpt2': presets.gpt2(vocab_size=64, num_layers=2, d_model=64, num_heads=2, max_length=16),
+  't5_moe': dataclasses.replace(MODEL, num_experts=4),
 }
 
 

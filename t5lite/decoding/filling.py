@@ -97,7 +97,8 @@ def _fill_masks(config, params, tokenizer, text, top_k) -> list[Gap]:
 @functools.partial(jax.jit, static_argnames=('model', 'top_k'))
 def _likeliest(model, params, rows_BxS, places_M, *, top_k) -> tuple[jax.Array, jax.Array]:
   """Returns probabilities and ids [M, K] of the likeliest pieces at places of the first row."""
-  hidden_BMD = models.hidden(model, params, {'encoder_input_tokens': rows_BxS})[:, places_M]
+  batch = {'encoder_input_tokens': rows_BxS}
+  hidden_BMD = models.hidden(models.roomy(model), params, batch)[:, places_M]
   logits_MV = decode.whole(models.logits(model, params, hidden_BMD))[0]
   return jax.lax.top_k(jax.nn.softmax(logits_MV), min(top_k, logits_MV.shape[1]))
 

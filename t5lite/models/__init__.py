@@ -4,6 +4,7 @@ Parameters are a plain nested dict of float32 arrays; the layers of a stack are 
 first dimension L under the key 'layers'. `batch` is a dict as `t5lite.data.batch` returns it.
 """
 
+import dataclasses
 from typing import Any
 
 from flax import nnx
@@ -34,6 +35,12 @@ def init(model: config.Model, key: jax.Array) -> Params:
 def build(model: config.Model, params: Params) -> transformer.Transformer:
   """Returns the module that holds `params`; cheap, and fine to call while tracing."""
   return nnx.merge(transformer.definition(resolved(model)), params)
+
+
+def roomy(model: config.Model) -> config.Model:
+  """Returns the model with a place for every token at every expert: none is left out."""
+  every = float(max(model.num_experts, 1))  # times an even share
+  return dataclasses.replace(model, expert_capacity=every)
 
 
 def hidden(

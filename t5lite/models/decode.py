@@ -5,13 +5,11 @@ what comes next: first the whole prompt at once, then one token at a time. Promp
 right end of their rows, padded on the left to the longest; each row counts positions from its own
 first token.
 
-An expert has a place for every token that may come to it: what a short prompt gives would otherwise
-hang on how few places its length makes.
+Experts leave no token out here: what a short prompt gives would hang on its few places.
 
 Letters: as in layers.py; S slots of the cache, M tokens of the encoder.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -41,12 +39,6 @@ def whole(x: jax.Array) -> jax.Array:
   return x if bare else jax.sharding.reshard(x, jax.sharding.PartitionSpec())
 
 
-def build(model: config.Model, params: models.Params) -> transformer.Transformer:
-  """Returns the module that holds `params`, whose experts leave no token out."""
-  every = max(model.num_experts, 1)  # times an even share: all tokens
-  return models.build(dataclasses.replace(model, expert_capacity=float(every)), params)
-
-
 def start(
   model: config.Model,
   params: models.Params,
@@ -70,7 +62,8 @@ def start(
   cache = DecodeCache(attention.Cache(zeros, zeros), first_B, jnp.int32(0))
   if inputs_BxM is None:
     return cache
-  module, batch = build(model, params), {'encoder_input_tokens': inputs_BxM}
+  module = models.build(models.roomy(model), params)
+  batch = {'encoder_input_tokens': inputs_BxM}
   assert module.decoder is not None, 'an encoder cannot decode'
   memory = module.decoder.memory(module.encode(batch)[0])
   return cache._replace(memory=memory, memory_scope=transformer.memory_scope(batch))
@@ -95,7 +88,7 @@ def extend(
     tokens_BxT: decoder_input_tokens.
     prefix: these tokens see each other both ways (prefix language models); only of the first call.
   """
-  module = build(model, params)
+  module = models.build(models.roomy(model), params)
   assert module.decoder is not None, 'an encoder cannot decode'
   query_T = cache.slot + jnp.arange(tokens_BxT.shape[1], dtype=jnp.int32)
   key_S = jnp.arange(cache.past.key_BSKH.shape[2], dtype=jnp.int32)
