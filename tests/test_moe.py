@@ -340,7 +340,7 @@ def test_generated_text_does_not_depend_on_its_neighbours():
     np.testing.assert_array_equal(generate([prompt])[0], tokens)
 
 
-def test_tokens_go_to_experts_by_all_to_all_and_to_no_other_device():
+def test_tokens_go_to_experts_by_all_to_all():
   """One each way in the layer, and one each way in its gradient; without the axis there is none."""
   model = dataclasses.replace(
     presets.gpt2(vocab_size=64, num_layers=2, d_model=16, num_heads=2, max_length=16),
@@ -364,8 +364,25 @@ def test_tokens_go_to_experts_by_all_to_all_and_to_no_other_device():
       ).sum()
       return jax.jit(jax.grad(value)).trace(params, tokens).lower(lowering_platforms=('tpu',))
 
-  assert lowered(4).as_text().count('stablehlo.all_to_all') == 4
+  text = lowered(4).as_text()
+  assert text.count('stablehlo.all_to_all') == 4
   assert lowered(1).as_text().count('stablehlo.all_to_all') == 0
+
+
+def test_the_router_alone_is_float32_throughout():
+  """In a bfloat16 model too, its product and the gradients by input and kernel are exact."""
+  model = dataclasses.replace(MODELS['gpt2'], dtype='bfloat16')
+  params = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+  tokens = jax.ShapeDtypeStruct((2, 9), jnp.int32)
+
+  def value(params, tokens):
+    return models.hidden(model, params, {'decoder_input_tokens': tokens}).astype(jnp.float32).sum()
+
+  text = jax.jit(jax.grad(value)).lower(params, tokens).as_text()
+  products = [line for line in text.splitlines() if 'stablehlo.dot_general' in line]
+  exact = [line for line in products if 'HIGHEST' in line]
+  assert len(exact) == 3 and not any('bf16' in line for line in exact)
+  assert sum(f'x{EXPERTS}xf32>' in line for line in exact) == 3
 
 
 def test_expert_parameters_are_split_over_experts():

@@ -93,7 +93,8 @@ class SparseMlp(nnx.Module):
     batch, length, _ = x_BTD.shape
     if is_text_BxT is None:
       is_text_BxT = jnp.ones((batch, length), bool)
-    logits_BTE = self.router(x_BTD)
+    with jax.default_matmul_precision('float32'):  # an accelerator's own default is less
+      logits_BTE = self.router(x_BTD)
     rules = sharding.rules()
     row, token, state = (rules.spec('batch', *[None] * n) for n in range(3))
     there = rules.spec('experts', 'expert_rows', None)
