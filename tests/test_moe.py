@@ -119,6 +119,12 @@ def test_the_sparse_mlp_is_the_papers(name):
   assert (drops > 0) == (name != 'top3_ample')
 
 
+def test_capacity_is_the_even_share_times_the_factor_rounded_up():
+  for factor, length, wanted in ((1.0, 40, 10), (1.1, 40, 11), (1.1, 41, 12), (9.0, 40, 40)):
+    assert moe.capacity(sparse(T5, expert_capacity=factor), length) == wanted
+  assert moe.capacity(sparse(T5, expert_capacity=0.01), 1) == 1
+
+
 def test_evenly_spread_tokens_have_a_load_balance_loss_of_one():
   model = sparse(T5, d_model=EXPERTS)
   params = mlp_of(model)

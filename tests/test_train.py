@@ -35,7 +35,10 @@ def small(*overrides: str) -> config_lib.Config:
   return config_lib.load(ROOT / 'configs/tiny_gpt.py', [*SMALL, *overrides])
 
 
-@pytest.mark.parametrize('name', ['t5_1_1', pytest.param('bert', marks=pytest.mark.slow)])
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ('bert', 't5_moe')]
+
+
+@pytest.mark.parametrize('name', ['t5_1_1', *SLOWER])
 def test_microbatches_count_by_their_tokens(name):
   """As the whole batch does: rows of all lengths, one of them with no target at all."""
   whole = meshes.config_of(name, dropout=0.0)
@@ -52,7 +55,7 @@ def test_microbatches_count_by_their_tokens(name):
     for config in (whole, parts)
   ]
   (expected, sums), (got, summed) = results
-  np.testing.assert_allclose(np.array(summed), np.array(sums), rtol=1e-5)
+  np.testing.assert_allclose(families.flat(summed), families.flat(sums), rtol=1e-5)
   difference = np.abs(families.flat(got) - families.flat(expected))
   assert difference.max() < 1e-5 * np.abs(families.flat(expected)).max()
 

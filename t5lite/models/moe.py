@@ -122,7 +122,8 @@ def by_rows(f: Callable[..., Any], inputs: Any, *, in_specs: Any, out_specs: Any
 def capacity(model: config.Model, length: int) -> int:
   """Returns the places that an expert has for a row of so many tokens."""
   share = length * model.experts_per_token / model.num_experts
-  return min(length, math.ceil(share * model.expert_capacity))
+  places = math.ceil(round(share * model.expert_capacity, 9))  # 10 * 1.1 is 11, not a little more
+  return max(1, min(length, places))
 
 
 def row_numbers(num_rows: int) -> jax.Array:
