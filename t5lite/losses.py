@@ -220,7 +220,7 @@ def of_batch(
     place_BxM = jax.lax.broadcasted_iota(jnp.int32, weights_BxT.shape, 1, out_sharding=spec)
     weights_BxT = weights_BxT * (place_BxM < count_B1)
   output = models.output(config.model, params, hidden_BTD)
-  sums = of_output(config, output, targets_BxT, weights_BxT)
+  sums: Any = of_output(config, output, targets_BxT, weights_BxT)
   return sums if routing is None else with_routing(config, sums, routing, weights_BxT)
 
 

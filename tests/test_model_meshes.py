@@ -94,9 +94,7 @@ def on_one_device(name):
 
 
 def make_mesh(sizes):
-  parallel = config.Parallel(
-    **dict(zip(sharding.AXES, sizes, strict=True))
-  )
+  parallel = config.Parallel(**dict(zip(sharding.AXES, sizes, strict=True)))
   return sharding.make_mesh(parallel, jax.devices()[: math.prod(sizes)])
 
 

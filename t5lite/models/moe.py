@@ -100,13 +100,13 @@ class SparseMlp(nnx.Module):
     there = rules.spec('experts', 'expert_rows', None)
     plan = Plan._make([token, token, rules.spec(None, 'batch')])
     x_XAW, chosen, routing = by_rows(
-      functools.partial(dispatch, self.model),
+      functools.partial(dispatch, self.model, rules.experts),
       (x_BTD, logits_BTE, is_text_BxT),
       in_specs=(state, state, token),
       out_specs=(there, plan, Routing._make([row] * 3)),
     )
     y_XAW = self.experts(x_XAW, key, row_numbers(x_XAW.shape[1]))
-    gather = functools.partial(combine, length)
+    gather = functools.partial(combine, length, rules.experts)
     return by_rows(gather, (y_XAW, chosen), in_specs=(there, plan), out_specs=state), routing
 
 
@@ -138,22 +138,29 @@ def row_numbers(num_rows: int) -> jax.Array:
 
 
 def dispatch(
-  model: config.Model, x_BTD: jax.Array, logits_BTX: jax.Array, is_text_BxT: jax.Array
+  model: config.Model,
+  axes: tuple[str, ...],
+  x_BTD: jax.Array,
+  logits_BTX: jax.Array,
+  is_text_BxT: jax.Array,
 ) -> tuple[jax.Array, Plan, Routing]:
-  """Returns the tokens at their experts [X, A, W], empty places being 0, and how they got there."""
+  """Returns the tokens at their experts [X, A, W], empty places being 0, and how they got there.
+
+  Experts are split over the mesh `axes`.
+  """
   plan, routing = route(model, logits_BTX, is_text_BxT)
   width, copies = x_BTD.shape[-1], model.experts_per_token
   x_OD = jnp.tile(x_BTD, (1, copies, 1)).reshape(-1, width)
   x_XAW = move(x_OD, plan.choice_XA.reshape(-1), plan.slot_BO.reshape(-1))
   x_XAW = x_XAW.reshape(*plan.choice_XA.shape, width)
-  if axes := sharding.rules().experts:
+  if axes:
     x_XAW = jax.lax.all_to_all(x_XAW, axes, split_axis=0, concat_axis=1, tiled=True)
   return x_XAW, plan, routing
 
 
-def combine(length: int, y_XAW: jax.Array, plan: Plan) -> jax.Array:
+def combine(length: int, axes: tuple[str, ...], y_XAW: jax.Array, plan: Plan) -> jax.Array:
   """Returns each token's gated sum [B, T, D] of its experts' answers."""
-  if axes := sharding.rules().experts:
+  if axes:
     y_XAW = jax.lax.all_to_all(y_XAW, axes, split_axis=1, concat_axis=0, tiled=True)
   batch, width = plan.gate_BO.shape[0], y_XAW.shape[-1]
   y_OD = move(y_XAW.reshape(-1, width), plan.slot_BO.reshape(-1), plan.choice_XA.reshape(-1))
