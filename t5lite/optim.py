@@ -134,8 +134,35 @@ def each_layer(step: optax.GradientTransformation, experts: bool) -> Steps:
 
 
 def _each(step: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Returns `step` taken on each part of a first dimension by itself."""
-  return optax.GradientTransformation(jax.vmap(step.init), jax.vmap(step.update))
+  """Returns `step` taken on each part of a first dimension by itself.
+
+  Arrays of as many parts go together: an encoder need not be as deep as its decoder.
+  """
+
+  def init(params):
+    counts = sorted({len(x) for x in jax.tree.leaves(params)})
+    return {str(count): jax.vmap(step.init)(_of_count(count, params)) for count in counts}
+
+  def update(updates, state, params=None):
+    states = {}
+    for count, one in state.items():
+      parts = [_of_count(int(count), tree) for tree in (updates, params)]
+      made, states[count] = jax.vmap(step.update)(parts[0], one, parts[1])
+      updates = jax.tree.map(
+        lambda x, new: x if _is_hole(new) else new, updates, made, is_leaf=_is_hole
+      )
+    return updates, states
+
+  return optax.GradientTransformation(init, update)
+
+
+def _of_count(count: int, tree: Any) -> Any:
+  """Returns the tree with holes for the arrays of which there are not `count` parts."""
+  return jax.tree.map(lambda x: x if len(x) == count else optax.MaskedNode(), tree)
+
+
+def _is_hole(x: Any) -> bool:
+  return isinstance(x, optax.MaskedNode)
 
 
 def as_matrices(step: optax.GradientTransformation) -> optax.GradientTransformation:

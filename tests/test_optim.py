@@ -259,6 +259,21 @@ def test_stacked_layers_train_as_separate_ones(name):
 
 
 @pytest.mark.parametrize('name', ['adafactor', 'adamw_rms', 'muon'])
+def test_stacks_of_two_depths_train_as_each_alone(name):
+  config = make_config(name=name, weight_decay=0.1)
+  half = lambda tree: jax.tree.map(lambda x: x[:1], tree['encoder']['layers'])
+  trees = [draw(seed) for seed in range(3)]
+  deep = [{'encoder': {'layers': tree['encoder']['layers']}} for tree in trees]
+  flat = [{'decoder': {'layers': half(tree)}} for tree in trees[::-1]]
+  both = [one | other for one, other in zip(deep, flat, strict=True)]
+  together, _ = run(config, both[0], both[1:])
+  for alone in (deep, flat):
+    (stack,) = alone[0]
+    got, _ = run(config, alone[0], alone[1:])
+    assert_close(got[stack], together[stack], 1e-6)
+
+
+@pytest.mark.parametrize('name', ['adafactor', 'adamw_rms', 'muon'])
 def test_each_expert_trains_as_an_mlp_of_its_own(name):
   """And on a mesh that splits the experts as well, where every sharding stays."""
   model = dataclasses.replace(MODEL, num_experts=4)
