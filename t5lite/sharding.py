@@ -210,7 +210,9 @@ def _mesh(shape: tuple[int, ...], devices: list[Any], slices: int) -> jax.shardi
 
 def num_slices(devices: list[Any]) -> int:
   """Returns the number of TPU slices that the devices belong to; 1 where there is no such thing."""
-  return len({getattr(device, 'slice_index', None) for device in devices})
+  # A TPU of a single slice has no such number; what GPUs call one are parts of their own network.
+  tpus = [device for device in devices if device.platform == 'tpu']
+  return max(1, len({getattr(device, 'slice_index', 0) for device in tpus}))
 
 
 def legal_meshes(devices: list[Any]) -> list[tuple[int, int, int]]:

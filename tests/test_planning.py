@@ -239,6 +239,7 @@ def test_the_refusal_of_the_compiler_is_read():
     chips.out_of_memory(ValueError('something else'))
 
 
+ONE_HEAD = ['model.num_heads=1', 'model.num_kv_heads=1', 'model.head_dim=128']
 TINY = ['model.num_layers=1', 'data.batch_size=16']
 
 
@@ -255,9 +256,14 @@ def test_plan_for_cpu_devices_is_a_page_and_json():
 
 
 def test_slices_must_divide_the_replicas():
-  device = lambda i: type('Device', (), {'slice_index': i // 4, 'platform': 'tpu'})()
+  def devices(platform: str) -> list:
+    kinds = {'platform': platform}
+    return [type('Device', (), kinds | {'slice_index': i // 4})() for i in range(8)]
+
   with pytest.raises(errors.ConfigError, match='slices do not divide .*parallel.replica=2'):
-    sharding.make_mesh(config_lib.Parallel(), [device(i) for i in range(8)])
+    sharding.make_mesh(config_lib.Parallel(), devices('tpu'))
+  assert sharding.num_slices(devices('tpu')) == 2
+  assert sharding.num_slices(devices('gpu')) == 1  # there it numbers parts of one network
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -384,10 +390,10 @@ def test_search_ranks_what_fits(tmp_path):
   output = tmp_path / 'plans.json'
   ended = command(
     *('--config=configs/tiny_gpt.py', '--topology=v5e:2x2', '--search', f'--output={output}'),
-    *(f'--set={override}' for override in TINY),
+    *(f'--set={override}' for override in (*TINY, *ONE_HEAD)),
   )
   assert ended.returncode == 0, ended.stderr
   plans = json.loads(output.read_text())
   steps = [plan['bounds']['step_seconds_estimate'] for plan in plans]
-  assert len({(*plan['mesh'].values(), plan['remat']) for plan in plans}) == len(plans) > 3
+  assert len({(*plan['mesh'].values(), plan['remat']) for plan in plans}) == len(plans) == 6
   assert steps == sorted(steps) and f'--set=model.remat={plans[0]["remat"]}' in ended.stdout

@@ -1,4 +1,4 @@
-"""From a step's work to its time: bounds, which no run can beat, and estimates, which are neither.
+"""From a step's work to its time: bounds, which no run of it can beat, and estimates.
 
 The roofline (Williams et al. 2009) has three roofs here: matrix units, HBM and the interconnect.
 """

@@ -90,7 +90,7 @@ def grouped(
 
 
 def _times(bounds: bounds_lib.Bounds) -> Iterable[str]:
-  seconds = lambda s: f'{s * 1e3:,.1f} ms'
+  seconds = lambda s: f'{s * 1e3:,.1f} ms' if s >= 0.01 else f'{s * 1e3:.3g} ms'
   largest = lambda name: ', the largest roof' if name == bounds.largest else ''
   yield ''
   yield 'Time of a step'

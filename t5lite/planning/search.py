@@ -11,6 +11,7 @@ from t5lite.planning import chips
 
 REMATS = ('dots', 'full')
 MOST_MODEL = 8  # tensor parallelism beyond the chips of a host is rarely worth its collectives
+MOST_REPLICAS = 4  # of a slice: more only cost memory
 
 # Of `row`. The mesh is replica x data x model; step and MFU are estimates.
 HEAD = f'{"mesh":<12}{"remat":<9}{"parts":>5}{"peak":>13}{"":>11}{"step (est.)":>14}{"MFU":>8}'
@@ -52,7 +53,7 @@ def rank(plan: planning.Plan) -> float:
 def candidates(config: config_lib.Config, topology: chips.Topology) -> Iterator[config_lib.Config]:
   """Yields the config on each legal mesh that its dimensions divide over, with each remat."""
   for replica, data, model in sharding.legal_meshes(topology.devices):
-    if model > MOST_MODEL or replica != topology.slices:
+    if model > MOST_MODEL or replica > MOST_REPLICAS * topology.slices:
       continue
     parallel = config_lib.Parallel(replica=replica, data=data, model=model)
     for remat in REMATS:
