@@ -266,6 +266,12 @@ def test_slices_must_divide_the_replicas():
   assert sharding.num_slices(devices('gpu')) == 1  # there it numbers parts of one network
 
 
+def test_a_missing_compiler_is_told_with_how_to_get_it(monkeypatch):
+  monkeypatch.setattr(chips.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(errors.ConfigError, match=r"libtpu: pip install 't5lite\[tpu\]'"):
+    chips.tpu('v5e:2x2')
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess:
   """Returns the ended `t5lite plan` of a process of its own, as libtpu wants one."""
   environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
