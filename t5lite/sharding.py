@@ -185,7 +185,7 @@ def make_mesh(parallel: config_lib.Parallel, devices: list[Any] | None = None) -
   shape = tuple(rest if size == -1 else size for size in sizes)
   where = f'parallel={dict(zip(AXES, sizes, strict=True))} on {len(devices)} devices'
   if left_over or (-1 not in sizes and rest != 1):
-    remedy = f'use sizes whose product is {len(devices)}, or -1 for one of them'
+    remedy = f'use -1 for one of them, or one of {describe(legal_meshes(devices))}'
     raise errors.ConfigError('mesh does not fit the devices', where, remedy)
   slices = num_slices(devices)
   if shape[0] % slices:
