@@ -264,6 +264,12 @@ def start_jax() -> None:
 
   The persistent compilation cache goes to the user's cache directory, unless it is set.
   """
+  plugins = importlib.metadata.entry_points(group='jax_plugins')
+  on_cpu = not plugins and not has_tpu()
+  if (
+    on_cpu
+  ):  # where libtpu is installed for `plan` alone, it would say at length that it finds none
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   import jax
 
   from t5lite import host_memory
@@ -275,10 +281,14 @@ def start_jax() -> None:
   num_devices = int(simulated[1]) if simulated else jax.config.values['jax_num_cpu_devices']
   if num_devices > 1:  # XLA's threads: with one for each device, collectives can lock up
     os.environ.setdefault('NPROC', str(4 * num_devices))
-  plugins = importlib.metadata.entry_points(group='jax_plugins')
-  has_accelerator = plugins or importlib.util.find_spec('libtpu')
-  if jax.config.values['jax_platforms'] == 'cpu' or not has_accelerator:
+  if on_cpu or jax.config.values['jax_platforms'] == 'cpu':
     host_memory.use_one_arena()
+
+
+def has_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> bool:
+  """Returns whether libtpu is installed and the machine has what may be a TPU."""
+  nodes = [*devices.glob('accel[0-9]*'), *devices.glob('vfio/[0-9]*')]
+  return bool(nodes and importlib.util.find_spec('libtpu'))
 
 
 def usage() -> str:

@@ -168,3 +168,29 @@ def test_importing_t5lite_is_quick_and_starts_nothing():
   code = 'import sys, t5lite; print({"jax", "flax", "numpy"} & set(sys.modules))'
   out = subprocess.check_output([sys.executable, '-c', code], text=True, env={**os.environ})
   assert out == 'set()\n'
+
+
+def test_a_tpu_is_looked_for_where_there_may_be_one(tmp_path):
+  """The development environment has libtpu, so that the machine decides."""
+  assert not main.has_tpu(tmp_path)
+  (tmp_path / 'vfio').mkdir()
+  (tmp_path / 'vfio/vfio').touch()  # the driver without a device
+  assert not main.has_tpu(tmp_path)
+  (tmp_path / 'vfio/0').touch()
+  assert main.has_tpu(tmp_path)
+
+
+@pytest.mark.skipif(main.has_tpu(), reason='this machine may have a TPU')
+def test_libtpu_without_a_tpu_says_nothing(tmp_path):
+  """An error that comes after jax has looked for devices is one line all the same."""
+  unset = ('JAX_PLATFORMS', 'XLA_FLAGS')
+  environment = {name: value for name, value in os.environ.items() if name not in unset}
+  command = [sys.executable, '-m', 't5lite', 'train', f'--config={CONFIG}']
+  done = subprocess.run(
+    [*command, f'--workdir={tmp_path}/run', '--set=parallel.model=3'],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    env=environment,
+  )
+  assert done.returncode == 64 and re.fullmatch(r't5lite: mesh does not fit.*\n', done.stderr)
