@@ -16,6 +16,7 @@ from t5lite import errors
 from t5lite import losses
 from t5lite import models
 from t5lite import samples
+from t5lite import meshes
 from t5lite import sharding
 
 
@@ -109,7 +110,7 @@ def load(workdir: str | pathlib.Path) -> Trained:
     CheckpointError: there is none, or it is damaged.
   """
   config = load_config(workdir)
-  mesh = sharding.make_mesh(config.parallel)
+  mesh = meshes.make(config.parallel)
   with jax.set_mesh(mesh):
     traced = jax.eval_shape(lambda: models.init(config.model, jax.random.key(0)))
     abstract = sharding.shard_like(traced, mesh)

@@ -1,4 +1,4 @@
-"""Which mesh axis splits which dimension: the mesh, the rules and the specs made from them.
+"""Which mesh axis splits which dimension: the rules, and the specs and operations made from them.
 
 The mesh axes are `replica` (whole copies, between slices), `expert` (experts, and batch), `data`
 (batch and parameters, FSDP), `sequence` (positions) and `model` (heads, mlp, vocabulary), always
@@ -6,21 +6,16 @@ present, of size 1 when unused, and Explicit: every array's type carries its sha
 contractions of `einsum` say where the collectives arise.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import contextlib
 import dataclasses
-import itertools
 import math
 from typing import Any
 
 import jax
-from jax.experimental import mesh_utils
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
-
-from t5lite import config as config_lib
-from t5lite import errors
 
 AXES = ('replica', 'expert', 'data', 'sequence', 'model')
 
@@ -166,123 +161,6 @@ def look_up(table: jax.Array, ids_BxT: jax.Array, letter: str) -> jax.Array:
 def reshape(x: jax.Array, shape: tuple[int, ...], letters: str) -> jax.Array:
   """Returns x.reshape(shape), sharded as its letters say."""
   return jnp.reshape(x, shape, out_sharding=activation_spec(letters))
-
-
-def make_mesh(parallel: config_lib.Parallel, devices: list[Any] | None = None) -> jax.sharding.Mesh:
-  """Returns the mesh of `parallel` over all devices; enter it with `jax.set_mesh(mesh)`.
-
-  Of several TPU slices, each holds whole parts of the axis `replica`: only that axis crosses the
-  data centre's network.
-
-  Raises:
-    ConfigError: the axis sizes do not multiply to the number of devices, do not lie on the devices'
-      torus, or the slices do not divide `replica`; legal meshes are listed.
-  """
-  devices = jax.devices() if devices is None else devices
-  sizes = [getattr(parallel, axis) for axis in AXES]
-  given = math.prod(size for size in sizes if size != -1)
-  rest, left_over = divmod(len(devices), given)
-  shape = tuple(rest if size == -1 else size for size in sizes)
-  where = f'parallel={dict(zip(AXES, sizes, strict=True))} on {len(devices)} devices'
-  if left_over or (-1 not in sizes and rest != 1):
-    remedy = f'use -1 for one of them, or one of {describe(legal_meshes(devices))}'
-    raise errors.ConfigError('mesh does not fit the devices', where, remedy)
-  slices = num_slices(devices)
-  if shape[0] % slices:
-    remedy = f'use --set=parallel.replica={slices} or a multiple of it'
-    raise errors.ConfigError('slices do not divide the replicas', f'{where}, {slices=}', remedy)
-  try:
-    return _mesh(shape, devices, slices)
-  except NotImplementedError as error:  # mesh_utils: no product of physical axes has that size
-    remedy = f'use one of {describe(legal_meshes(devices))}'
-    raise errors.ConfigError("mesh does not lie on the devices' torus", where, remedy) from error
-
-
-def _mesh(shape: tuple[int, ...], devices: list[Any], slices: int) -> jax.sharding.Mesh:
-  """Returns the mesh of that shape; raises NotImplementedError if it is not on the torus."""
-  kinds = (jax.sharding.AxisType.Explicit,) * len(AXES)
-  if slices == 1:
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
-  inside, between = (shape[0] // slices, *shape[1:]), (slices, *[1] * (len(AXES) - 1))
-  placed = mesh_utils.create_hybrid_device_mesh(inside, between, devices)
-  return jax.sharding.Mesh(placed, AXES, axis_types=kinds)
-
-
-def num_slices(devices: list[Any]) -> int:
-  """Returns the number of TPU slices that the devices belong to; 1 where there is no such thing."""
-  # A TPU of a single slice has no such number; what GPUs call one are parts of their own network.
-  tpus = [device for device in devices if device.platform == 'tpu']
-  return max(1, len({getattr(device, 'slice_index', 0) for device in tpus}))
-
-
-def legal_meshes(devices: list[Any]) -> list[tuple[int, int, int]]:
-  """Returns the sizes of (replica, data, model), powers of two but for data, that lie on them."""
-  found, slices = [], num_slices(devices)
-  powers = [2**n for n in range(len(devices).bit_length())]
-  for replica, model in itertools.product(powers, powers):
-    data, left_over = divmod(len(devices), replica * model)
-    if left_over or replica % slices:
-      continue
-    with contextlib.suppress(NotImplementedError):
-      _mesh((replica, 1, data, 1, model), devices, slices)
-      found.append((replica, data, model))
-  return found
-
-
-def describe(meshes: list[tuple[int, int, int]], most: int = 12) -> str:
-  """Returns sizes of (replica, data, model) as text."""
-  few = ', '.join('x'.join(map(str, sizes)) for sizes in meshes[:most])
-  return f'replica x data x model = {few}{", ..." if len(meshes) > most else ""}'
-
-
-def check_divides(config: config_lib.Config, mesh: jax.sharding.Mesh) -> None:
-  """Raises ConfigError for a dimension that its mesh axes do not divide."""
-  sequence = mesh.shape['sequence']
-  errors.check(
-    not config.model.num_experts or sequence == 1,
-    'experts with a split sequence',
-    f'model.num_experts={config.model.num_experts} with parallel.sequence={sequence}',
-    'use parallel.sequence=1',
-  )
-  for name, size, parts in undivided(config, dict(mesh.shape)):
-    below, above = size // parts * parts, (size // parts + 1) * parts
-    remedy = f'use {f"{below} or " if below else ""}{above}'
-    if meshes := fitting_meshes(config, mesh.size):
-      remedy += f', or a mesh of {"; ".join(meshes[:6])}{"; ..." if len(meshes) > 6 else ""}'
-    raise errors.ConfigError(
-      'dimension does not divide over the mesh', f'{name}={size} over {parts} devices', remedy
-    )
-
-
-def undivided(config: config_lib.Config, ways: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
-  """Yields (name, size, parts) of the dimensions that a mesh of so many `ways` does not divide."""
-  model, data = config.model, config.data
-  for name, size, axes in (
-    ('data.batch_size / train.microbatches', data.batch_size // config.train.microbatches, 'batch'),
-    ('data.input_length', data.input_length, 'length'),
-    ('data.target_length', data.target_length, 'length'),
-    ('model.d_model', model.d_model, 'embed'),
-    ('model.num_heads', model.num_heads, 'heads'),
-    ('model.num_kv_heads', model.num_kv_heads, 'heads'),
-    ('model.d_ff', model.d_ff, 'mlp'),
-    ('model.vocab_size', model.vocab_size, 'vocab'),
-    ('model.num_experts', model.num_experts, 'experts'),
-  ):
-    parts = math.prod(ways[axis] for axis in getattr(RULES, axes))
-    if size % parts:
-      yield name, size, parts
-
-
-def fitting_meshes(config: config_lib.Config, num_devices: int) -> list[str]:
-  """Returns the meshes, as 'data=4 model=2', that divide all dimensions; the plainest first."""
-  sizes = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
-  found = []
-  for model, sequence, replica in itertools.product(sizes, sizes, sizes):
-    data, left_over = divmod(num_devices, model * sequence * replica)
-    ways = {'replica': replica, 'expert': 1, 'data': data, 'sequence': sequence, 'model': model}
-    if data and not left_over and not any(undivided(config, ways)):
-      found.append(' '.join(f'{axis}={n}' for axis, n in ways.items() if n > 1))
-  return found
 
 
 def to_device(

@@ -29,6 +29,7 @@ from t5lite import models
 from t5lite import optim
 from t5lite import preemption
 from t5lite import processes
+from t5lite import meshes
 from t5lite import sharding
 from t5lite import versions
 
@@ -144,8 +145,8 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
   """
   workdir = pathlib.Path(workdir)
   config = dataclasses.replace(config, model=models.resolved(config.model))
-  mesh = sharding.make_mesh(config.parallel)
-  sharding.check_divides(config, mesh)
+  mesh = meshes.make(config.parallel)
+  meshes.check_divides(config, mesh)
   code = {'versions': versions.installed(), 'source': versions.source_digest()}
   processes.check_same({'config': config_lib.to_dict(config), 'code': code})
   with processes.together():

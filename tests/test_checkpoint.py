@@ -23,6 +23,7 @@ from t5lite import checkpoint
 from t5lite import config
 from t5lite import errors
 from t5lite import integrity
+from t5lite import meshes
 from t5lite import sharding
 
 POLICY = config.Checkpoint()
@@ -96,9 +97,7 @@ def test_round_trip_is_bitwise(tmp_path, mesh):
 def test_restores_onto_another_mesh(tmp_path, mesh, shape):
   state = saved(tmp_path, 3)
   devices = jax.devices()[: np.prod(shape)]
-  other = sharding.make_mesh(
-    config.Parallel(replica=shape[0], data=shape[1], model=shape[2]), devices
-  )
+  other = meshes.make(config.Parallel(replica=shape[0], data=shape[1], model=shape[2]), devices)
   with jax.set_mesh(other):
     found, _ = restored(tmp_path, abstract_state(other))
   assert_same_bits(found, state)
@@ -245,7 +244,7 @@ def test_digest_is_the_same_for_every_sharding(mesh):
   placed = [jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec))) for spec in specs]
   assert len({x.sharding for x in placed}) == len(specs)
   digests = {int(integrity.digest(x)) for x in placed}
-  with jax.set_mesh(sharding.make_mesh(config.Parallel(), jax.devices()[3:4])):
+  with jax.set_mesh(meshes.make(config.Parallel(), jax.devices()[3:4])):
     assert digests == {int(integrity.digest(jnp.asarray(x)))}
 
 

@@ -13,7 +13,7 @@ from t5lite import config
 from t5lite import decoding
 from t5lite import errors
 from t5lite import models
-from t5lite import sharding
+from t5lite import meshes
 from t5lite.data import tokenizer
 from t5lite.decoding import loop
 from t5lite.decoding import prompts
@@ -195,7 +195,7 @@ def test_a_mesh_changes_nothing(parallel):
   params = params_of(model)
   options = dict(max_tokens=9, sampler=sampling.Sampler(temperature=1.0), key=KEY, eos=-1)
   expected = decoding.generate(model, params, PROMPTS, **options)
-  mesh = sharding.make_mesh(parallel)
+  mesh = meshes.make(parallel)
   with jax.set_mesh(mesh):
     got = decoding.generate(model, sharded(model, params, mesh), PROMPTS, **options)
   np.testing.assert_array_equal(got, expected)
@@ -365,7 +365,7 @@ def test_gaps_are_filled_on_a_mesh(architecture, parallel):
   run = dataclasses.replace(run, model=dataclasses.replace(run.model, **even))
   params = params_of(run.model)
   expected = decoding.fill(run, params, TOKENIZER, TEXT, top_k=3)
-  mesh = sharding.make_mesh(parallel)
+  mesh = meshes.make(parallel)
   with jax.set_mesh(mesh):
     got = decoding.fill(run, sharded(run.model, params, mesh), TOKENIZER, TEXT, top_k=3)
   for a, b in zip(got, expected, strict=True):

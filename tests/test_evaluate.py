@@ -14,7 +14,7 @@ from t5lite import data
 from t5lite import evaluate
 from t5lite import main
 from t5lite import models
-from t5lite import sharding
+from t5lite import meshes
 from t5lite import train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,7 +38,7 @@ SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ('tiny_bert', '
 def test_metrics_are_those_of_the_logits(family):
   """On 8 devices, against the logits of one."""
   config, side = small(family), 'encoder' if family == 'tiny_bert' else 'decoder'
-  mesh, held_out = sharding.make_mesh(config.parallel), data.open(config, 'held_out')
+  mesh, held_out = meshes.make(config.parallel), data.open(config, 'held_out')
   with jax.set_mesh(mesh):
     params = jax.jit(models.init, static_argnums=0)(config.model, jax.random.key(0))
     got = evaluate.Evaluator(config, mesh).measure(params)

@@ -80,7 +80,10 @@ OVERRIDES = {
   'model.dropout=high': (64, r"wrong type or value: model.dropout='high': use float"),
   'model.vocab_size=4096': (64, 'vocabulary larger than the model: 8192 tokens in corpus with'),
   'data.batch_size=12': (64, r'not divide over the mesh: data.batch_size .*=12 .*: use 8 or 16'),
-  'parallel.data=3': (64, 'mesh does not fit the devices: .*on 8 devices: use sizes whose'),
+  'parallel.data=3': (
+    64,
+    'mesh does not fit the devices: .*on 8 devices: use -1 for one of them, or a mesh of data=8; ',
+  ),
   'data.tokenizer={}/no.model': (65, 'no such tokenizer: .*/no.model: give the path'),
   'data.tokenizer={}/garbage.model': (65, 'not a sentencepiece model: .*/garbage.model: give'),
   'data.source=text:{}/no.txt': (65, 'no such file: .*/no.txt: give a path or a glob'),

@@ -16,6 +16,7 @@ from t5lite import errors
 from t5lite import losses
 from t5lite import models
 from t5lite import presets
+from t5lite import meshes
 from t5lite import sharding
 from t5lite import train
 
@@ -95,7 +96,7 @@ def on_one_device(name):
 
 def make_mesh(sizes):
   parallel = config.Parallel(**dict(zip(sharding.AXES, sizes, strict=True)))
-  return sharding.make_mesh(parallel, jax.devices()[: math.prod(sizes)])
+  return meshes.make(parallel, jax.devices()[: math.prod(sizes)])
 
 
 QUICK = (('gpt2', (2, 1, 2, 1, 2)), ('t5_1_1', (1, 1, 2, 2, 2)), ('gpt2_moe', (1, 2, 2, 1, 2)))
@@ -147,7 +148,7 @@ def test_parameters_are_split_as_the_rules_say(mesh):
 )
 def test_embedding_needs_no_more_collectives_than_its_table(parallel, forward, gradient):
   """One gather of columns (FSDP), one sum over parts of the vocabulary; backward one scatter."""
-  mesh = sharding.make_mesh(config.Parallel(**parallel))
+  mesh = meshes.make(config.Parallel(**parallel))
 
   def look_up(table, ids):
     return sharding.look_up(table, ids, 'V')
@@ -206,12 +207,11 @@ def test_a_mesh_that_does_not_divide_is_refused_with_those_that_do(parallel, mes
   run = dataclasses.replace(config_of('gpt2'), model=few_heads)
   if parallel['data'] == 8:
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, batch_size=4))
-  mesh = sharding.make_mesh(config.Parallel(**parallel))
+  mesh = meshes.make(config.Parallel(**parallel))
   with pytest.raises(errors.ConfigError) as error:
-    sharding.check_divides(run, mesh)
+    meshes.check_divides(run, mesh)
   assert f'dimension does not divide over the mesh: {message}' in str(error.value)
-  meshes = sharding.fitting_meshes(run, 8)
-  assert meshes
-  for named in meshes:
-    sizes = {axis: int(size) for axis, size in (part.split('=') for part in named.split())}
-    sharding.check_divides(run, sharding.make_mesh(config.Parallel(**({'data': 1} | sizes))))
+  fitting = [*meshes.legal(jax.devices(), run)]
+  assert fitting
+  for parallel in fitting:
+    meshes.check_divides(run, meshes.make(parallel))

@@ -16,6 +16,7 @@ from t5lite import errors
 from t5lite import losses
 from t5lite import models
 from t5lite import presets
+from t5lite import meshes
 from t5lite import sharding
 from t5lite import train
 from t5lite.models import decode
@@ -430,4 +431,4 @@ def test_experts_that_do_not_fit_the_mesh_are_told():
   ):
     rows = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=8))
     with pytest.raises(errors.ConfigError, match=message):
-      sharding.check_divides(rows, sharding.make_mesh(parallel(**changes), devices))
+      meshes.check_divides(rows, meshes.make(parallel(**changes), devices))

@@ -20,7 +20,7 @@ from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import flops
 from t5lite import planning
-from t5lite import sharding
+from t5lite import meshes
 from t5lite import train
 from t5lite.planning import abstract
 from t5lite.planning import bounds
@@ -128,7 +128,7 @@ def test_flops_of_the_compiled_step_are_the_traced_ones(family, model):
     train=dataclasses.replace(config.train, microbatches=2),
     parallel=config_lib.Parallel(model=model),
   )
-  mesh = sharding.make_mesh(config.parallel)
+  mesh = meshes.make(config.parallel)
   compiled = abstract.lowered_step(config, mesh, 'cpu').compile()
   found = program.measure(compiled.as_text(), dict(mesh.shape))
   state = jax.eval_shape(functools.partial(train.init_state, config))
@@ -261,9 +261,9 @@ def test_slices_must_divide_the_replicas():
     return [type('Device', (), kinds | {'slice_index': i // 4})() for i in range(8)]
 
   with pytest.raises(errors.ConfigError, match='slices do not divide .*parallel.replica=2'):
-    sharding.make_mesh(config_lib.Parallel(), devices('tpu'))
-  assert sharding.num_slices(devices('tpu')) == 2
-  assert sharding.num_slices(devices('gpu')) == 1  # there it numbers parts of one network
+    meshes.make(config_lib.Parallel(), devices('tpu'))
+  assert meshes.num_slices(devices('tpu')) == 2
+  assert meshes.num_slices(devices('gpu')) == 1  # there it numbers parts of one network
 
 
 def test_a_missing_compiler_is_told_with_how_to_get_it(monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from t5lite import config
+from t5lite import meshes
 from t5lite import sharding
 from t5lite.models import attention
 from t5lite.models import scope as scope_lib
@@ -70,7 +71,7 @@ def test_ring_attention_is_attention(name, parallel):
   run = jax.value_and_grad(functools.partial(objective, facts, rate), (0, 1, 2, 4), has_aux=True)
   (_, expected), expected_bar = jax.jit(run)(*arrays, TABLE)
   data, sequence, model = parallel
-  mesh = sharding.make_mesh(
+  mesh = meshes.make(
     config.Parallel(data=data, sequence=sequence, model=model),
     jax.devices()[: data * sequence * model],
   )
@@ -88,7 +89,7 @@ def test_no_device_has_all_pairs():
   length, ways = 256, 8
   kind = dataclasses.replace(CAUSAL, window=0)
   facts = scope_lib.Facts(kind, tokens(length), tokens(length), TABLE)
-  mesh = sharding.make_mesh(config.Parallel(data=1, sequence=ways))
+  mesh = meshes.make(config.Parallel(data=1, sequence=ways))
   with jax.set_mesh(mesh):
     spec = jax.sharding.NamedSharding(mesh, sharding.activation_spec('BTNH'))
     shape = jax.ShapeDtypeStruct((1, length, N, H), jnp.float32, sharding=spec)

@@ -35,6 +35,7 @@ PARTS = (
   *(
     'models',
     'ops',
+    'meshes',
     'sharding',
     'hashing',
     'data',
@@ -47,7 +48,7 @@ PARTS = (
   ),
 )
 # No part of one side imports a part of the other: what a batch holds is all that they share.
-SIDES = (('models', 'ops', 'sharding'), ('data', 'objectives'))
+SIDES = (('models', 'ops', 'meshes', 'sharding'), ('data', 'objectives'))
 # The parts that know each library; none for those that nobody may need.
 LIBRARIES = {
   'absl': ('main', 'data'),  # data: grain reads its own flags

@@ -12,7 +12,7 @@ import jax
 from t5lite import compiler
 from t5lite import config as config_lib
 from t5lite import flops
-from t5lite import sharding
+from t5lite import meshes
 from t5lite import train
 from t5lite.planning import abstract
 from t5lite.planning import bounds as bounds_lib
@@ -78,8 +78,8 @@ def plan(config: config_lib.Config, topology: chips.Topology) -> Plan:
     ConfigError: the mesh or a dimension does not fit the devices.
   """
   config = dataclasses.replace(config, model=config_lib.resolve(config.model, topology.platform))
-  mesh = sharding.make_mesh(config.parallel, topology.devices)
-  sharding.check_divides(config, mesh)
+  mesh = meshes.make(config.parallel, topology.devices)
+  meshes.check_divides(config, mesh)
   start = time.perf_counter()
   memory, program = compile_step(config, mesh, topology)
   shape = dict(mesh.shape)

@@ -6,7 +6,7 @@ import dataclasses
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import planning
-from t5lite import sharding
+from t5lite import meshes
 from t5lite.planning import chips
 
 REMATS = ('dots', 'full')
@@ -52,21 +52,15 @@ def rank(plan: planning.Plan) -> float:
 
 def candidates(config: config_lib.Config, topology: chips.Topology) -> Iterator[config_lib.Config]:
   """Yields the config on each legal mesh that its dimensions divide over, with each remat."""
-  for replica, data, model in sharding.legal_meshes(topology.devices):
-    if model > MOST_MODEL or replica > MOST_REPLICAS * topology.slices:
+  whole = dataclasses.replace(config, train=dataclasses.replace(config.train, microbatches=1))
+  for parallel in meshes.legal(topology.devices, whole):
+    if parallel.model > MOST_MODEL or parallel.replica > MOST_REPLICAS * topology.slices:
       continue
-    parallel = config_lib.Parallel(replica=replica, data=data, model=model)
+    if parallel.sequence != max(config.parallel.sequence, 1):  # as asked for: long texts need it
+      continue
     for remat in REMATS:
-      candidate = dataclasses.replace(
-        config, parallel=parallel, model=dataclasses.replace(config.model, remat=remat)
-      )
-      mesh = sharding.make_mesh(parallel, topology.devices)
-      whole = dataclasses.replace(config.train, microbatches=1)
-      try:
-        sharding.check_divides(dataclasses.replace(candidate, train=whole), mesh)
-      except errors.ConfigError:
-        continue  # these dimensions do not divide: not a candidate
-      yield candidate
+      model = dataclasses.replace(config.model, remat=remat)
+      yield dataclasses.replace(config, parallel=parallel, model=model)
 
 
 def fewest_microbatches(

@@ -20,6 +20,7 @@ from t5lite import host_memory
 from t5lite import main as program
 from t5lite import models
 from t5lite import presets
+from t5lite import meshes
 from t5lite import sharding
 from t5lite import train
 
@@ -85,7 +86,7 @@ def main(name: str) -> None:
     config = c.load(name)
     make = data.open(config, 'train').batch
   config = c.dataclasses.replace(config, model=models.resolved(config.model))
-  mesh = sharding.make_mesh(config.parallel)
+  mesh = meshes.make(config.parallel)
   rows = config.data.batch_size
   with jax.set_mesh(mesh):
     state = jax.jit(functools.partial(train.init_state, config))()
