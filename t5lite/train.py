@@ -145,10 +145,10 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
   """
   workdir = pathlib.Path(workdir)
   config = dataclasses.replace(config, model=models.resolved(config.model))
-  mesh = meshes.make(config.parallel)
-  meshes.check_divides(config, mesh)
   code = {'versions': versions.installed(), 'source': versions.source_digest()}
   processes.check_same({'config': config_lib.to_dict(config), 'code': code})
+  mesh = meshes.make(config.parallel)
+  meshes.check_divides(config, mesh)
   with processes.together():
     if config.init_from and checkpoint.latest_step(workdir) is None:
       checkpoint.read_manifest(config.init_from)  # one that is not there shows at once

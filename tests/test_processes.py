@@ -259,13 +259,17 @@ def test_what_one_process_cannot_do_is_told_on_all(tmp_path, cache):
 
 
 @pytest.mark.slow
-def test_processes_of_other_configs_do_not_begin(tmp_path, cache, port):
+@pytest.mark.parametrize(
+  'key, values', [('optim.learning_rate', (1, 2)), ('parallel.data', (4, 3))]
+)
+def test_processes_of_other_configs_do_not_begin(tmp_path, cache, port, key, values):
+  """Even where one of them could not, by itself."""
   workdir, command = tmp_path / 'run', [sys.executable, '-m', 't5lite', 'train']
   children = [
     subprocess.Popen(
       [
         *command,
-        *arguments(workdir, f'optim.learning_rate={rate}'),
+        *arguments(workdir, f'{key}={value}'),
         f'--coordinator=127.0.0.1:{port}',
         '--num_processes=2',
         f'--process_id={id}',
@@ -275,7 +279,7 @@ def test_processes_of_other_configs_do_not_begin(tmp_path, cache, port):
       stderr=subprocess.PIPE,
       text=True,
     )
-    for id, rate in enumerate((0.001, 0.002))
+    for id, value in enumerate(values)
   ]
   for id, child in enumerate(children):
     error = child.communicate(timeout=120)[1]
