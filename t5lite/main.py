@@ -67,7 +67,7 @@ def train(f: Flags) -> None:
 
   if f.coordinator:
     processes.join(f.coordinator, f.num_processes, f.process_id)
-  elif f.num_processes or f.process_id:
+  elif f.num_processes is not None or f.process_id is not None:
     raise errors.ConfigError('missing flag', '--coordinator', 'say where process 0 is')
   train_lib.run(config, f.workdir)
 

@@ -47,6 +47,7 @@ def port() -> int:
   'flags, message',
   [
     (['--num_processes=2'], 'missing flag: --coordinator: '),
+    (['--process_id=0'], 'missing flag: --coordinator: '),
     (['--coordinator=here:80'], 'missing flag: --num_processes and --process_id: '),
     (['--coordinator=here', '--num_processes=2', '--process_id=0'], 'not an address: '),
     (['--coordinator=here:0', '--num_processes=2', '--process_id=0'], 'not an address: '),
