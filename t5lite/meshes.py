@@ -74,8 +74,11 @@ def legal(
   """
   count = len(devices)
   sizes = [n for n in range(1, count + 1) if count % n == 0]
-  for model, sequence, replica in itertools.product(sizes, sizes, sizes):
-    data, left_over = divmod(count, model * sequence * replica)
+  # Few axes in use, and those small, come first: of each kind of mesh one is among the first.
+  plainest = lambda axes: (sum(n > 1 for n in axes), math.prod(axes))
+  for axes in sorted(itertools.product(sizes, sizes, sizes), key=plainest):
+    replica, sequence, model = axes
+    data, left_over = divmod(count, math.prod(axes))
     if not data or left_over or replica % num_slices(devices):
       continue
     parallel = config_lib.Parallel(replica=replica, data=data, sequence=sequence, model=model)

@@ -294,7 +294,7 @@ REFUSED = {
   ('--topology=v5p:3x4x4',): 'no such topology: v5p:3x4x4 .*not divisible',
   ('--topology=v5e:2x4', '--set=parallel.data=3'): 'does not fit the devices.*of data=8; ',
   ('--topology=v5p:4x4x4', '--set=parallel.model=2', '--set=data.batch_size=64'): (
-    "does not lie on the devices' torus.*a mesh of data=64; replica=4 data=16; .*data=16 sequence=4"
+    "does not lie on the devices' torus.*a mesh of data=64; data=16 model=4; .*replica=4 data=16"
   ),
   ('--topology=v5e:2x4', '--slices=2'): 'slices do not divide the replicas.*parallel.replica=2',
   ('--topology=v5e:2x4', '--devices=cpu:8'): 'give one of two flags',
