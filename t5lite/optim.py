@@ -4,7 +4,7 @@ Parameters under the key 'layers' are stacks of equal layers along their first d
 looks at a parameter as a whole (Adafactor's factored moments, the RMS of a parameter, Muon's
 orthogonalisation) must look at one layer's matrix: see `by_matrix`. Under 'experts' a second
 dimension stacks equal experts, and each is looked at by itself, as T5X does.
-Letters of shapes: L layers, X experts, D model, N heads, H head size.
+Letters of shapes: L layers, X experts.
 """
 
 from collections.abc import Callable
@@ -108,7 +108,7 @@ def _step(optim: config_lib.Optim, experts: bool) -> optax.GradientTransformatio
     case 'muon':
       steps = each_layer(_muon(), experts)
       steps['step'] = auto_sharded(steps['step'])
-      return as_matrices(_divide(_is_layer_matrix, steps, adam))
+      return _divide(_is_layer_matrix, steps, adam)
 
 
 def decays(params: Any) -> Any:
@@ -120,8 +120,8 @@ def decays(params: Any) -> Any:
 
 
 def by_matrix(step: optax.GradientTransformation, experts: bool) -> optax.GradientTransformation:
-  """Returns `step` made to see a layer or an expert at a time, attention's kernels as matrices."""
-  return as_matrices(_divide(_is_stacked, each_layer(step, experts), step))
+  """Returns `step` made to see a layer or an expert at a time."""
+  return _divide(_is_stacked, each_layer(step, experts), step)
 
 
 def each_layer(step: optax.GradientTransformation, experts: bool) -> Steps:
@@ -163,35 +163,6 @@ def _of_count(count: int, tree: Any) -> Any:
 
 def _is_hole(x: Any) -> bool:
   return isinstance(x, optax.MaskedNode)
-
-
-def as_matrices(step: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Returns `step` made to see attention's kernels as matrices and its biases as vectors.
-
-  A kernel [D, N, H] is the matrix [D, N H], as T5's joined heads are, and [N, H, D] is [N H, D].
-  """
-
-  def update(updates, state, params=None):
-    shapes = updates
-    updates, state = step.update(_matrices(updates), state, _matrices(params))
-    return jax.tree.map(lambda x, like: x.reshape(like.shape), updates, shapes), state
-
-  return optax.GradientTransformation(lambda params: step.init(_matrices(params)), update)
-
-
-def _matrices(params: Any) -> Any:
-  def flat(path, x):
-    names = _names(path)
-    num_stacked = _is_stacked(names) + _is_expert(names)
-    stack, shape = x.shape[:num_stacked], x.shape[num_stacked:]
-    if names[-1] == 'bias':
-      return x.reshape(*stack, -1)
-    if len(shape) == 3:
-      rows = shape[0] * shape[1] if names[-2] == 'output' else shape[0]
-      return x.reshape(*stack, rows, -1)
-    return x
-
-  return jax.tree_util.tree_map_with_path(flat, params)
 
 
 def auto_sharded(step: optax.GradientTransformation) -> optax.GradientTransformation:

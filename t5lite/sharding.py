@@ -9,7 +9,6 @@ contractions of `einsum` say where the collectives arise.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -79,10 +78,10 @@ def spec(*dims: str | None) -> P | None:
 # Logical dimension of each einsum letter; the legend of the letters is in models/layers.py.
 ACTIVATION = {
   **{'B': 'batch', 'T': 'length', 'S': 'length'},
-  **{'N': 'heads', 'K': 'heads', 'F': 'mlp', 'V': 'vocab'},
+  **{'N': 'heads', 'K': 'heads', 'J': 'heads', 'F': 'mlp', 'V': 'vocab'},
   **{'X': 'experts', 'A': 'expert_rows'},
 }
-PARAMETER = {'D': 'embed', 'N': 'heads', 'K': 'heads', 'F': 'mlp', 'V': 'vocab'}
+PARAMETER = {'D': 'embed', 'N': 'heads', 'J': 'heads', 'F': 'mlp', 'V': 'vocab'}
 PARAMETER |= {'X': 'experts', 'W': 'expert_embed'}
 
 
@@ -92,7 +91,7 @@ def activation_spec(letters: str) -> P | None:
 
 
 def parameter_spec(letters: str) -> P | None:
-  """Returns the spec of a parameter whose dimensions are named by einsum letters, e.g. 'DNH'."""
+  """Returns the spec of a parameter whose dimensions are named by einsum letters, e.g. 'DF'."""
   return spec(*(PARAMETER.get(letter) for letter in letters))
 
 
@@ -103,32 +102,27 @@ def einsum(equation: str, *operands: jax.Array, **options: Any) -> jax.Array:
 
 
 def project(x: jax.Array, kernel: jax.Array, equation: str) -> jax.Array:
-  """Returns einsum(equation, x, kernel), a linear map of x's last dimensions, as a matrix product.
+  """Returns einsum(equation, x, kernel), as a product of two matrices.
 
-  Flat operands, not einsum's own: XLA's CPU backend transposes the gradients of the others through
-  memory, which costs more there than the product itself where a stride is a power of two.
+  Not einsum's own: XLA's CPU backend transposes the gradients of the others through memory, which
+  costs more there than the product itself where a stride is a power of two.
 
   Args:
-    x: [rows..., summed...].
-    kernel: [summed..., outputs...].
-    equation: names the dimensions by letters, e.g. 'BTD,DNH->BTNH'.
+    x: [rows..., summed].
+    kernel: [summed, output].
+    equation: names the dimensions by letters, e.g. 'BTD,DF->BTF'.
   """
   letters, _, out = equation.partition('->')
   left, right = letters.split(',')
-  summed = [letter for letter in right if letter not in out]
-  rows, outputs = left[: -len(summed)], right[len(summed) :]
-  assert out == rows + outputs and left.endswith(''.join(summed)), equation
-  shape = x.shape[: len(rows)] + kernel.shape[len(summed) :]
+  rows = left[:-1]
+  assert right == left[-1] + out[-1] and out == rows + right[-1], equation
   # Rows that are split in two dimensions stay two: they do not stand one behind another.
-  kept = len(rows) if rules().length else 1
-  x_RK = reshape(
-    x, (*x.shape[: kept - 1], math.prod(x.shape[kept - 1 : len(rows)]), -1), rows[:kept] + summed[0]
+  kept = rows if rules().length else rows[0]
+  shape = (*x.shape[: len(kept) - 1], -1, x.shape[-1])
+  y = jnp.matmul(
+    reshape(x, shape, kept + right[0]), kernel, out_sharding=activation_spec(kept + right[1])
   )
-  size = math.prod(kernel.shape[: len(summed)])
-  first = [PARAMETER.get(group[0]) for group in (right, outputs)]
-  kernel_KV = jnp.reshape(kernel, (size, -1), out_sharding=spec(*first))
-  y_RV = jnp.matmul(x_RK, kernel_KV, out_sharding=activation_spec(rows[:kept] + outputs[0]))
-  return reshape(y_RV, shape, out)
+  return reshape(y, (*x.shape[:-1], y.shape[-1]), out)
 
 
 def look_up(table: jax.Array, ids_BxT: jax.Array, letter: str) -> jax.Array:

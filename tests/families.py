@@ -57,6 +57,7 @@ def reference_logits(name: str, params, example) -> np.ndarray:
   """Returns the float64 logits [T, V] of one example."""
   inputs = example.get('encoder_input_tokens')
   targets = example.get('decoder_input_tokens')
+  params = by_head(params, MODELS[name].head_dim)
   match name:
     case 't5_1_0':
       return reference.t5(params, inputs, targets, gated=False, tied=True, max_distance=8)
@@ -79,6 +80,20 @@ def reference_logits(name: str, params, example) -> np.ndarray:
         params, targets, window=99, global_every=1, rotated=False, prefix=prefix_of(example)
       )
   raise AssertionError(name)
+
+
+def by_head(params, head_dim: int):
+  """Returns params with attention's kernels cut into heads [L, D, N, H], outputs [L, N, H, D]."""
+
+  def cut(path, x):
+    *_, module, part, kind = '', '', *(key.key for key in path)
+    if module not in ('attention', 'cross_attention'):
+      return x
+    if part == 'output':
+      return x.reshape(len(x), -1, head_dim, x.shape[-1]) if kind == 'kernel' else x
+    return x.reshape(*x.shape[:-1], -1, head_dim)
+
+  return jax.tree.map_with_path(cut, params)
 
 
 def prefix_of(example) -> int:

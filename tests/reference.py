@@ -1,9 +1,10 @@
 """The model equations in plain float64 numpy, written from the papers; `t5lite.models` must agree.
 
 Each function takes parameters, a nested dict of float64 arrays laid out as `models.init` lays them
-out, and one example: no batch, no padding, no packing, no masks but causality. Sizes and numbers of
-heads are read off the parameters, constants come from the papers. Loops over layers and heads are
-spelled out; nothing is imported from t5lite.
+out, but with attention's kernels cut into heads (`families.by_head`), and one example: no batch, no
+padding, no packing, no masks but causality. Sizes and numbers of heads are read off the parameters,
+constants come from the papers. Loops over layers and heads are spelled out; nothing is imported
+from t5lite.
 
 Letters: T query length, S key length, D model, N heads, H head size, V vocabulary, P buckets.
 """

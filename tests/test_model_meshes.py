@@ -128,8 +128,8 @@ def test_parameters_are_split_as_the_rules_say(mesh):
   params = jax.eval_shape(lambda: models.init(MODELS['t5_1_1'], jax.random.key(0)))
   layer = params['decoder']['layers']
   assert params['token_embed']['embedding'].sharding.spec == P('model', fsdp)
-  assert layer['attention']['query']['kernel'].sharding.spec == P(None, fsdp, 'model', None)
-  assert layer['cross_attention']['output']['kernel'].sharding.spec == P(None, 'model', None, fsdp)
+  assert layer['attention']['query']['kernel'].sharding.spec == P(None, fsdp, 'model')
+  assert layer['cross_attention']['output']['kernel'].sharding.spec == P(None, 'model', fsdp)
   assert layer['mlp']['output']['kernel'].sharding.spec == P(None, 'model', fsdp)
 
 

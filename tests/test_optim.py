@@ -22,8 +22,8 @@ LETTERS = {
   'encoder': {
     'layers': {
       'attention': {
-        'query': {'kernel': 'LDNH', 'bias': 'LNH'},
-        'output': {'kernel': 'LNHD', 'bias': 'LD'},
+        'query': {'kernel': 'LDJ', 'bias': 'LJ'},
+        'output': {'kernel': 'LJD', 'bias': 'LD'},
       },
       'attention_norm': {'scale': 'LD'},
       'mlp': {'input': {'kernel': 'LDF'}},
@@ -41,7 +41,7 @@ EXPERTS = {
     'router': {'kernel': 'LDE'},
   }
 }
-DIMS = {'L': LAYERS, 'D': WIDTH, 'N': HEADS, 'H': SIZE, 'F': MLP, 'V': VOCAB, 'P': 32}
+DIMS = {'L': LAYERS, 'D': WIDTH, 'N': HEADS, 'J': HEADS * SIZE, 'F': MLP, 'V': VOCAB, 'P': 32}
 DIMS |= {'X': 4, 'E': 4, 'W': WIDTH}
 MODEL = presets.t5_1_1(
   vocab_size=VOCAB, num_layers=2, d_model=WIDTH, d_ff=MLP, num_heads=HEADS, head_dim=SIZE
@@ -145,10 +145,7 @@ def rms(x: np.ndarray) -> float:
 def by_layer(name: str, x: np.ndarray) -> list[np.ndarray]:
   """Returns float64 views of a parameter as the papers see it: one matrix or vector a layer."""
   x = np.asarray(x, np.float64)
-  parts = list(x) if '/layers/' in name else [x]
-  if name.endswith('query/kernel'):
-    return [part.reshape(WIDTH, -1) for part in parts]
-  return [part.reshape(-1, WIDTH) if name.endswith('output/kernel') else part for part in parts]
+  return list(x) if '/layers/' in name else [x]
 
 
 def adafactor_reference(w: np.ndarray, gradients: list[np.ndarray], rate: float) -> np.ndarray:
@@ -307,7 +304,7 @@ def test_each_expert_trains_as_an_mlp_of_its_own(name):
 
 def mesh_axes(letters: str) -> set[str]:
   """Returns the axes over which t5lite splits a parameter."""
-  return {'data' if letter == 'D' else 'model' for letter in letters if letter in 'DNFV'}
+  return {'data' if letter == 'D' else 'model' for letter in letters if letter in 'DNJFV'}
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,20 @@ class Attention(nnx.Module):
 
   def __init__(self, model: config.Model, rngs: nnx.Rngs):
     self.model = model
-    queries = (model.d_model, model.num_heads, model.head_dim)
-    keys = (model.d_model, model.num_kv_heads, model.head_dim)
-    self.query = layers.Linear(model, 'BTD,DNH->BTNH', queries, rngs(), role='query')
-    self.key = layers.Linear(model, 'BSD,DKH->BSKH', keys, rngs())
-    self.value = layers.Linear(model, 'BSD,DKH->BSKH', keys, rngs())
-    shape = (model.num_heads, model.head_dim, model.d_model)
-    self.output = layers.Linear(model, 'BTNH,NHD->BTD', shape, rngs(), role='residual')
+    # Kernels are matrices: TPUs pad the last dimension to 128, which would double [D, N, 64].
+    queries = (model.d_model, model.num_heads * model.head_dim)
+    keys = (model.d_model, model.num_kv_heads * model.head_dim)
+    self.query = layers.Linear(model, 'BTD,DJ->BTJ', queries, rngs(), role='query')
+    self.key = layers.Linear(model, 'BSD,DJ->BSJ', keys, rngs())
+    self.value = layers.Linear(model, 'BSD,DJ->BSJ', keys, rngs())
+    self.output = layers.Linear(model, 'BTJ,JD->BTD', queries[::-1], rngs(), role='residual')
 
   def keys_values(self, source_BSD: jax.Array, positions_BxS: jax.Array | None) -> Cache:
     """Returns the keys and values of a sequence; `positions_BxS` None: no rotation."""
-    key_BSKH = self.key(source_BSD)
+    key_BSKH = self._heads(self.key(source_BSD))
     if positions_BxS is not None and self.model.positions == 'rotary':
       key_BSKH = positions.rotary(key_BSKH, positions_BxS, self.model.rotary_base)
-    return Cache(key_BSKH, self.value(source_BSD))
+    return Cache(key_BSKH, self._heads(self.value(source_BSD)))
 
   def __call__(
     self,
@@ -56,13 +56,17 @@ class Attention(nnx.Module):
     key: layers.Key = None,
   ) -> jax.Array:
     """Returns the attention of x over `memory` [B, T, D]; `positions_BxT` None: no rotation."""
-    query_BTNH = self.query(x_BTD)
+    query_BTNH = self._heads(self.query(x_BTD))
     if positions_BxT is not None and self.model.positions == 'rotary':
       query_BTNH = positions.rotary(query_BTNH, positions_BxT, self.model.rotary_base)
     if self.model.scale_attention:
       query_BTNH = query_BTNH * (1 / math.sqrt(self.model.head_dim))
-    rate = self.model.dropout
-    return self.output(attend(query_BTNH, memory, scope, rate, key))
+    out_BTNH = attend(query_BTNH, memory, scope, self.model.dropout, key)
+    return self.output(sharding.reshape(out_BTNH, (*x_BTD.shape[:2], -1), 'BTJ'))
+
+  def _heads(self, x_BTJ: jax.Array) -> jax.Array:
+    """Returns x, cut into heads [B, T, N, H]."""
+    return sharding.reshape(x_BTJ, (*x_BTJ.shape[:2], -1, self.model.head_dim), 'BTNH')
 
 
 def attend(

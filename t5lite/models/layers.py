@@ -2,8 +2,9 @@
 
 Letters of shapes and einsums, here and in the other files of `models`:
 B batch, T query length, S key length, D model, N heads, K key-value heads, G heads a key-value
-head, H head size, F mlp, V vocabulary, P positions or buckets, L layers. Of experts (moe.py): X
-experts, A rows of tokens at an expert, W the model's width.
+head, H head size, J all heads one behind another (N H or K H), F mlp, V vocabulary, P positions or
+buckets, L layers. Of experts (moe.py): X experts, A rows of tokens at an expert, W the model's
+width.
 Parameters are float32; matmuls run in `config.Model.dtype`, norms and softmax in float32.
 """
 
@@ -124,7 +125,7 @@ def split(key: Key, num: int) -> list[Key]:
 
 
 class Linear(nnx.Module):
-  """An einsum with a kernel and optional bias: Linear(model, 'BTD,DNH->BTNH', (d, n, h), key)."""
+  """A product with a kernel, and optional bias: Linear(model, 'BTD,DF->BTF', (d, f), key)."""
 
   def __init__(
     self,
