@@ -3,6 +3,7 @@
 WORKLOAD is t5, gpt or bert (see workloads.py), or the path of a config, whose data are then real.
 """
 
+import dataclasses
 import functools
 import sys
 import time
@@ -34,7 +35,7 @@ def workload_config(name: str) -> c.Config:
     'gpt': presets.gpt2(vocab_size=shape['vocab'], num_layers=12, d_model=768, num_heads=12),
     'bert': presets.bert(vocab_size=shape['vocab'], num_layers=12, d_model=768),
   }[name]
-  model = c.dataclasses.replace(model, dropout=0.0)
+  model = dataclasses.replace(model, dropout=0.0)
   objective = {'t5': 'span_corruption', 'gpt': 'causal_lm', 'bert': 'mlm'}[name]
   return c.Config(
     model=model,
@@ -85,7 +86,7 @@ def main(name: str) -> None:
   else:
     config = c.load(name)
     make = data.open(config, 'train').batch
-  config = c.dataclasses.replace(config, model=models.resolved(config.model))
+  config = dataclasses.replace(config, model=models.resolved(config.model))
   mesh = meshes.make(config.parallel)
   rows = config.data.batch_size
   with jax.set_mesh(mesh):

@@ -1,0 +1,134 @@
+"""The network's section of a config."""
+
+import dataclasses
+from typing import Literal
+
+from t5lite import errors
+
+Architecture = Literal['encoder_decoder', 'decoder', 'encoder']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """The network. `t5lite.presets` has one function per published family that fills this in."""
+
+  architecture: Architecture
+  vocab_size: int
+  num_layers: int  # encoder_decoder: the encoder's; else of the one stack
+  num_decoder_layers: int = 0  # encoder_decoder only
+  d_model: int
+  d_ff: int
+  num_heads: int
+  num_kv_heads: int  # fewer than num_heads: grouped-query attention
+  head_dim: int
+  activation: Literal['relu', 'gelu', 'gelu_tanh', 'silu']
+  gated: bool  # act(x W0) * (x W1), then Wo
+  norm: Literal['rms', 'layer']
+  norm_order: Literal['pre', 'post']
+  norm_epsilon: float
+  use_bias: bool  # on every matmul of attention and mlp
+  positions: Literal['relative', 'learned', 'sinusoidal', 'rotary', 'none']
+  max_length: int  # rows of a learned position table; 0: no such table
+  relative_buckets: int = 32
+  relative_max_distance: int = 128
+  rotary_base: float = 10_000.0
+  num_token_types: int = 0  # BERT's segment embeddings
+  scale_attention: bool  # divide scores by sqrt(head_dim); T5 folds it into its initialiser
+  local_window: int = 0  # local layers see keys less than this far away; 0: every layer is global
+  global_every: int = 1  # with local_window: layers 0, n, 2n, ... are global
+  tie_embeddings: bool
+  scale_tied_logits: bool = False  # T5 1.0: tied logits times d_model ** -0.5
+  mlm_head: bool = False  # BERT: dense, activation, norm before the output, and an output bias
+  embedding_norm: bool = False  # a norm on the embeddings (BERT)
+  initializer: Literal['t5', 'bert', 'gpt2', 'scaled']
+  dropout: float
+  dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'  # of the matmuls; parameters are float32
+  layers: Literal['auto', 'scan', 'unroll'] = 'auto'
+  num_experts: int = 0  # of each sparse mlp (Mixture of Experts); 0: every mlp is dense
+  experts_per_token: int = 1  # 1: Switch Transformers'; 2: GShard's
+  expert_capacity: float = 1.25  # places of an expert / its even share of a row's choices
+  moe_every: int = 2  # with num_experts: the last mlp of each so many layers is sparse
+  remat: Literal['none', 'minimal', 'dots', 'offload', 'full'] = 'none'
+
+  def __post_init__(self):
+    sizes = ('vocab_size', 'num_layers', 'd_model', 'd_ff', 'num_heads', 'num_kv_heads', 'head_dim')
+    errors.check_at_least('model', {name: getattr(self, name) for name in sizes}, 1)
+    errors.check(
+      self.num_heads % self.num_kv_heads == 0,
+      'heads do not divide into key-value groups',
+      f'model.num_heads={self.num_heads} model.num_kv_heads={self.num_kv_heads}',
+      'make num_kv_heads a divisor of num_heads',
+    )
+    errors.check(
+      (self.num_decoder_layers > 0) == (self.architecture == 'encoder_decoder'),
+      'wrong decoder depth',
+      f'model.num_decoder_layers={self.num_decoder_layers} for {self.architecture}',
+      'set it for an encoder_decoder, leave it 0 for one stack',
+    )
+    errors.check(
+      (self.max_length > 0) == (self.positions == 'learned'),
+      'wrong position table',
+      f'model.max_length={self.max_length} with positions={self.positions!r}',
+      'set max_length for learned positions, leave it 0 for the others',
+    )
+    errors.check(
+      self.positions != 'rotary' or self.head_dim % 2 == 0,
+      'odd head size for rotary positions',
+      f'model.head_dim={self.head_dim}',
+      'use an even head_dim',
+    )
+    errors.check(
+      0 <= self.dropout < 1,
+      'not a dropout rate',
+      f'model.dropout={self.dropout}',
+      'use 0 <= dropout < 1',
+    )
+    errors.check(
+      self.positions != 'sinusoidal' or self.d_model % 2 == 0,
+      'odd width for sinusoidal positions',
+      f'model.d_model={self.d_model}',
+      'use an even d_model',
+    )
+    errors.check_at_least('model', {'global_every': self.global_every}, 1)
+    self._check_experts()
+
+  def _check_experts(self) -> None:
+    errors.check_at_least('model', {'num_experts': self.num_experts}, 0)
+    sizes = {'experts_per_token': self.experts_per_token, 'moe_every': self.moe_every}
+    errors.check_at_least('model', sizes, 1)
+    errors.check(
+      self.expert_capacity > 0,
+      'not a capacity factor',
+      f'model.expert_capacity={self.expert_capacity}',
+      'use a number above 0, e.g. 1.25',
+    )
+    if not self.num_experts:
+      return
+    errors.check(
+      self.experts_per_token <= self.num_experts,
+      'more experts for a token than there are',
+      f'model.experts_per_token={self.experts_per_token} model.num_experts={self.num_experts}',
+      f'use experts_per_token <= {self.num_experts}',
+    )
+    depths = {'num_layers': self.num_layers, 'num_decoder_layers': self.num_decoder_layers}
+    for name, depth in depths.items():
+      errors.check(
+        depth % self.moe_every == 0,
+        'layers do not divide into groups with a sparse one each',
+        f'model.{name}={depth} model.moe_every={self.moe_every}',
+        f'make moe_every a divisor of {depth}',
+      )
+
+  @property
+  def num_sparse_layers(self) -> int:
+    """Layers, of both stacks, whose mlp is a mixture of experts."""
+    depth = self.num_layers + self.num_decoder_layers
+    return depth // self.moe_every if self.num_experts else 0
+
+
+def resolve(model: Model, backend: str) -> Model:
+  """Returns the model with 'auto' settled: float32, unrolled on 'cpu'; else bfloat16, scanned."""
+  cpu = backend == 'cpu'
+  dtype = ('float32' if cpu else 'bfloat16') if model.dtype == 'auto' else model.dtype
+  layers = ('unroll' if cpu else 'scan') if model.layers == 'auto' else model.layers
+  return dataclasses.replace(model, dtype=dtype, layers=layers)
