@@ -19,6 +19,7 @@ from t5lite import config
 from t5lite import models
 from t5lite import sharding
 from t5lite.models import attention
+from t5lite.models import blocks
 from t5lite.models import scope as scope_lib
 from t5lite.models import transformer
 
@@ -97,7 +98,7 @@ def extend(
   query = scope_lib.Tokens(query_T, is_text_BxT)
   scope, near_TS = module.decoder.scope(query, scope_lib.Tokens(key_S, is_text_BxS, seen_BxS))
   positions_BxT = jnp.maximum(query_T[None] - cache.first_B[:, None], 0)
-  context = transformer.Context(
+  context = blocks.Context(
     positions_BxT,
     scope,
     near_TS,
