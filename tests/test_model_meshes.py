@@ -36,7 +36,7 @@ MODELS = {
 SPARSE = {
   't5_moe': dataclasses.replace(MODELS['t5_1_1'], num_experts=4),
   'bert_moe': dataclasses.replace(MODELS['bert'], num_experts=4, moe_every=1),
-  'gpt2_moe': dataclasses.replace(GPT2, num_experts=8, experts_per_token=2),
+  'gpt2_moe': dataclasses.replace(GPT2, num_experts=8, experts_per_token=2, router_jitter=0.1),
 }
 MODELS |= SPARSE
 OBJECTIVES = {'encoder_decoder': 'span_corruption', 'decoder': 'causal_lm', 'encoder': 'mlm'}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import families
 from flax import nnx
@@ -45,12 +46,12 @@ def mlp_of(model, seed=0):
   return jax.tree.map(lambda x: x[0], layers['blocks'][f'layer_{model.moe_every - 1}']['mlp'])
 
 
-def run(model, params, x_BTD, is_text_BxT=None):
-  """Returns the output and the routing of a sparse mlp on a bare device."""
+def run(model, params, x_BTD, is_text_BxT=None, key=None):
+  """Returns the output and the routing of a sparse mlp on a bare device; a key: in training."""
   model = models.resolved(model)
   definition = nnx.graphdef(nnx.eval_shape(lambda: moe.SparseMlp(model, nnx.Rngs(0))))
   params = jax.tree.map(jnp.float32, params)
-  return nnx.merge(definition, params)(jnp.float32(x_BTD), is_text_BxT)
+  return nnx.merge(definition, params)(jnp.float32(x_BTD), is_text_BxT, key)
 
 
 def expert_mlp(model, p, x):
@@ -124,6 +125,31 @@ def test_capacity_is_the_even_share_times_the_factor_rounded_up():
   for factor, length, wanted in ((1.0, 40, 10), (1.1, 40, 11), (1.1, 41, 12), (9.0, 40, 40)):
     assert moe.capacity(sparse(T5, expert_capacity=factor), length) == wanted
   assert moe.capacity(sparse(T5, expert_capacity=0.01), 1) == 1
+
+
+def test_evaluation_has_its_own_capacity():
+  x_BTD = np.random.default_rng(1).normal(size=(BATCH, LENGTH, WIDTH))
+  model, params = sparse(T5, expert_capacity=0.5, eval_expert_capacity=2.0), mlp_of(sparse(T5))
+  for capacity, key in ((0.5, jax.random.key(0)), (2.0, None)):
+    wanted, _ = run(sparse(T5, expert_capacity=capacity), params, x_BTD)
+    np.testing.assert_array_equal(run(model, params, x_BTD, key=key)[0], wanted)
+
+
+def test_jitter_is_uniform_around_one_and_reaches_the_router_alone():
+  factor_BTD = moe.jitter(jnp.ones((BATCH, 100, 128)), 0.2, jax.random.key(0))
+  assert 0.8 <= jnp.min(factor_BTD) < 0.801 and 1.199 < jnp.max(factor_BTD) <= 1.2
+  assert abs(jnp.mean(factor_BTD) - 1) < 0.002
+  assert abs(jnp.std(factor_BTD) - 0.2 / math.sqrt(3)) < 0.002
+  x_BTD = np.random.default_rng(1).normal(size=(BATCH, LENGTH, WIDTH))
+  # One choice of one expert has a gate of 1: what reaches the expert is what there was.
+  model = sparse(T5, num_experts=1, expert_capacity=1.0)
+  params = mlp_of(model)
+  noisy = dataclasses.replace(model, router_jitter=0.5)
+  plain, here = (run(m, params, x_BTD, key=jax.random.key(0)) for m in (model, noisy))
+  np.testing.assert_array_equal(here[0], plain[0])
+  assert not np.allclose(here[1].z_loss, plain[1].z_loss, rtol=1e-3)
+  evaluated = run(noisy, params, x_BTD)
+  jax.tree.map(np.testing.assert_array_equal, evaluated, run(model, params, x_BTD))
 
 
 def test_evenly_spread_tokens_have_a_load_balance_loss_of_one():
@@ -318,8 +344,8 @@ def test_the_cache_changes_nothing(name):
   batch = {'decoder_input_tokens': tokens, 'encoder_input_tokens': inputs}
   expected = jax.jit(functools.partial(models.apply, model))(params, batch)
   given = None if model.architecture == 'decoder' else inputs
-  # The capacity that decoding is told is small: it must not count.
-  model = dataclasses.replace(model, expert_capacity=0.1)
+  # The capacities that decoding is told are small: they must not count.
+  model = dataclasses.replace(model, expert_capacity=0.1, eval_expert_capacity=0.1)
   start = jax.jit(functools.partial(decode.start, model), static_argnums=2)
   extend = jax.jit(functools.partial(decode.extend, model))
   cache = start(params, np.zeros(2, np.int32), 9, given)
@@ -413,6 +439,9 @@ def test_expert_parameters_are_split_over_experts():
     (dict(experts_per_token=5), 'more experts for a token than there are'),
     (dict(moe_every=4), 'num_layers=2'),
     (dict(expert_capacity=0.0), 'not a capacity factor'),
+    (dict(eval_expert_capacity=0.0), 'eval_expert_capacity=0.0'),
+    (dict(router_jitter=1.0), 'router_jitter=1.0'),
+    (dict(init_scale=0.0), 'init_scale=0.0'),
     (dict(num_experts=-1), 'num_experts=-1'),
     (dict(experts_per_token=0), 'experts_per_token=0'),
   ],

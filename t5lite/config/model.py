@@ -41,12 +41,17 @@ class Model:
   mlm_head: bool = False  # BERT: dense, activation, norm before the output, and an output bias
   embedding_norm: bool = False  # a norm on the embeddings (BERT)
   initializer: Literal['t5', 'bert', 'gpt2', 'scaled']
+  init_scale: float = (
+    1.0  # of the variance of initial kernels (Fedus et al. 2022, section 2.4: 0.1)
+  )
   dropout: float
   dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'  # of the matmuls; parameters are float32
   layers: Literal['auto', 'scan', 'unroll'] = 'auto'
   num_experts: int = 0  # of each sparse mlp (Mixture of Experts); 0: every mlp is dense
   experts_per_token: int = 1  # 1: Switch Transformers'; 2: GShard's
   expert_capacity: float = 1.25  # places of an expert / its even share of a row's choices
+  eval_expert_capacity: float | None = None  # in evaluation; None: the same
+  router_jitter: float = 0.0  # training: the router's input times uniform(1 - this, 1 + this)
   moe_every: int = 2  # with num_experts: the last mlp of each so many layers is sparse
   remat: Literal['none', 'minimal', 'dots', 'offload', 'full'] = 'none'
 
@@ -89,6 +94,12 @@ class Model:
       f'model.d_model={self.d_model}',
       'use an even d_model',
     )
+    errors.check(
+      self.init_scale > 0,
+      'not a scale',
+      f'model.init_scale={self.init_scale}',
+      'use a number above 0',
+    )
     errors.check_at_least('model', {'global_every': self.global_every}, 1)
     self._check_experts()
 
@@ -96,11 +107,19 @@ class Model:
     errors.check_at_least('model', {'num_experts': self.num_experts}, 0)
     sizes = {'experts_per_token': self.experts_per_token, 'moe_every': self.moe_every}
     errors.check_at_least('model', sizes, 1)
+    for name in ('expert_capacity', 'eval_expert_capacity'):
+      value = getattr(self, name)
+      errors.check(
+        value is None or value > 0,
+        'not a capacity factor',
+        f'model.{name}={value}',
+        'use a number above 0, e.g. 1.25',
+      )
     errors.check(
-      self.expert_capacity > 0,
-      'not a capacity factor',
-      f'model.expert_capacity={self.expert_capacity}',
-      'use a number above 0, e.g. 1.25',
+      0 <= self.router_jitter < 1,
+      'not a share',
+      f'model.router_jitter={self.router_jitter}',
+      'use 0 <= router_jitter < 1',
     )
     if not self.num_experts:
       return

@@ -40,7 +40,7 @@ def build(model: config.Model, params: Params) -> transformer.Transformer:
 def roomy(model: config.Model) -> config.Model:
   """Returns the model with a place for every token at every expert: none is left out."""
   every = float(max(model.num_experts, 1))  # times an even share
-  return dataclasses.replace(model, expert_capacity=every)
+  return dataclasses.replace(model, expert_capacity=every, eval_expert_capacity=None)
 
 
 def hidden(

@@ -142,7 +142,8 @@ class Linear(nnx.Module):
     fan_in = math.prod(n for n, letter in zip(shape, letters, strict=True) if letter not in outputs)
     self.equation = equation
     self.dtype = model.dtype
-    self.kernel = weight(key, letters, shape, stddev(model, role, fan_in))
+    scale = math.sqrt(model.init_scale) * stddev(model, role, fan_in)
+    self.kernel = weight(key, letters, shape, scale)
     if model.use_bias if use_bias is None else use_bias:
       kept = [(n, letter) for n, letter in zip(shape, letters, strict=True) if letter in outputs]
       self.bias = constant(0.0, ''.join(letter for _, letter in kept), tuple(n for n, _ in kept))

@@ -93,14 +93,17 @@ class SparseMlp(nnx.Module):
     batch, length, _ = x_BTD.shape
     if is_text_BxT is None:
       is_text_BxT = jnp.ones((batch, length), bool)
+    model, (router_key, key) = self.model, layers.split(key, 2)
+    if key is None and model.eval_expert_capacity is not None:
+      model = dataclasses.replace(model, expert_capacity=model.eval_expert_capacity)
     with jax.default_matmul_precision('float32'):  # an accelerator's own default is less
-      logits_BTE = self.router(x_BTD)
+      logits_BTE = self.router(jitter(x_BTD, model.router_jitter, router_key))
     rules = sharding.rules()
     row, token, state = (rules.spec('batch', *[None] * n) for n in range(3))
     there = rules.spec('experts', 'expert_rows', None)
     plan = Plan._make([token, token, rules.spec(None, 'batch')])
     x_XAW, chosen, routing = by_rows(
-      functools.partial(dispatch, self.model, rules.experts),
+      functools.partial(dispatch, model, rules.experts),
       (x_BTD, logits_BTE, is_text_BxT),
       in_specs=(state, state, token),
       out_specs=(there, plan, Routing._make([row] * 3)),
@@ -108,6 +111,14 @@ class SparseMlp(nnx.Module):
     y_XAW = self.experts(x_XAW, key, row_numbers(x_XAW.shape[1]))
     gather = functools.partial(combine, length, rules.experts)
     return by_rows(gather, (y_XAW, chosen), in_specs=(there, plan), out_specs=state), routing
+
+
+def jitter(x_BTD: jax.Array, share: float, key: layers.Key) -> jax.Array:
+  """Returns x times uniform(1 - share, 1 + share) (Fedus et al. 2022, appendix F), or x."""
+  if key is None or share == 0:
+    return x_BTD
+  uniform = (layers.random_bits(key, x_BTD) >> 8).astype(jnp.float32) * 2.0**-24
+  return x_BTD.astype(jnp.float32) * (1 + share * (2 * uniform - 1))
 
 
 def by_rows(f: Callable[..., Any], inputs: Any, *, in_specs: Any, out_specs: Any) -> Any:
