@@ -325,7 +325,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_to_change(tmp_path):
 # Fully sharded, of sizes that 256 chips divide into whole tiles.
 WIDE = (
   *('model.d_model=2048', 'model.d_ff=2048', 'model.num_layers=2', 'model.num_decoder_layers=2'),
-  *('model.num_heads=16', 'model.num_kv_heads=16', 'model.head_dim=128', 'data.batch_size=256'),
+  *('model.num_heads=32', 'model.num_kv_heads=32', 'model.head_dim=64', 'data.batch_size=256'),
 )
 
 
