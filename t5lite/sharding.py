@@ -9,6 +9,7 @@ contractions of `einsum` say where the collectives arise.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -68,6 +69,12 @@ def rules() -> Rules:
 def _current() -> jax.sharding.AbstractMesh | None:
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty or mesh.are_all_axes_manual else mesh
+
+
+def batch_ways() -> int:
+  """Returns the number of devices that the batch dimension is split over."""
+  mesh = _current()
+  return math.prod(mesh.shape[axis] for axis in rules().batch) if mesh else 1
 
 
 def spec(*dims: str | None) -> P | None:

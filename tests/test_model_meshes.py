@@ -19,6 +19,8 @@ from t5lite import presets
 from t5lite import meshes
 from t5lite import sharding
 from t5lite import train
+from t5lite.models import scope as scope_lib
+from t5lite.planning import program as measured
 
 SHAPE = dict(vocab_size=64, num_layers=2, d_model=16, d_ff=32, num_heads=8, head_dim=4)
 EVEN = dict(d_model=16, d_ff=32, num_heads=8, num_kv_heads=8, head_dim=4)
@@ -161,6 +163,24 @@ def test_embedding_needs_no_more_collectives_than_its_table(parallel, forward, g
     ids = jax.device_put(jnp.zeros((8, 16), int), sharding.activation_spec('BT'))
     assert collectives(look_up, table, ids) == forward
     assert collectives(jax.grad(summed), table, ids) == gradient
+
+
+@pytest.mark.parametrize('sizes', [(1, 1, 8, 1, 1), (2, 1, 2, 1, 2), (2, 2, 2, 1, 1)])
+def test_gradients_of_the_bias_are_added_up_as_its_table(sizes):
+  """Devices never add up the map of all pairs of tokens, which is far larger."""
+  text = scope_lib.Tokens(jnp.arange(32))
+  kind = scope_lib.Kind(causal=False, max_distance=20)
+
+  def summed(table_PN, score_BKRS):
+    scope = scope_lib.whole(scope_lib.Facts(kind, text, text, table_PN))
+    return jnp.sum(jnp.sin(score_BKRS + scope_lib.offset(scope, score_BKRS.shape, 2)))
+
+  with jax.set_mesh(mesh := make_mesh(sizes)):
+    table = jax.device_put(jnp.ones((16, 8)), sharding.parameter_spec('PN'))
+    score = jax.device_put(jnp.ones((16, 4, 64, 32)), sharding.activation_spec('BKRS'))
+    program = jax.jit(jax.grad(summed)).lower(table, score).compile().as_text()
+  (reduced,) = measured.measure(program, dict(mesh.shape)).collectives
+  assert reduced.kind == 'all-reduce' and reduced.largest <= table.nbytes
 
 
 def collectives(function, *arguments) -> list[str]:

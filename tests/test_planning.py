@@ -347,17 +347,14 @@ def test_argument_bytes_fall_with_the_chips_and_are_those_of_the_hand(ring, tmp_
 def test_gradients_are_scattered_not_reduced_whole(ring):
   """On a ring. Over a whole square torus libtpu reduces instead: see docs/plan.md.
 
-  What is reduced whole: vectors and biases, and the map of T5's bias, once, before it becomes the
-  gradient of its table.
+  What is reduced whole: vectors, and the tables of T5's biases.
   """
   config = config_lib.load(ROOT / 'configs/tiny_t5.py', WIDE)
   small = small_parameters(config)
-  bias_map = 4 * config.model.num_heads * config.data.input_length**2
   collectives = ring['program']['collectives']
   scattered = sum(c['count'] * c['num_bytes'] for c in collectives if c['kind'] == 'reduce-scatter')
   assert scattered >= 2 * (ring['num_params'] - small)  # every matrix, in bfloat16 or wider
-  reduced = sorted(c['largest'] for c in collectives if c['kind'] == 'all-reduce')
-  assert reduced[-1] <= bias_map and reduced[-2] <= 4 * small
+  assert all(c['largest'] <= 4 * small for c in collectives if c['kind'] == 'all-reduce')
   assert all(c['axes'] == ['data'] for c in collectives)
 
 

@@ -84,7 +84,7 @@ def _fill_masks(config, params, tokenizer, text, top_k) -> list[Gap]:
   (places_M,) = np.nonzero(ids == vocabulary.mask)
   _check_marks(text, len(places_M), '[MASK]')
   loop.check_length(config.model, len(ids))
-  rows_BxS = loop.aligned([ids] * loop.batch_ways(), left=False)
+  rows_BxS = loop.aligned([ids] * sharding.batch_ways(), left=False)
   shares_MxK, pieces_MxK = map(
     np.asarray, _likeliest(config.model, params, rows_BxS, places_M, top_k=top_k)
   )

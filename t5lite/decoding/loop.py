@@ -6,7 +6,6 @@ Letters: B rows, P prompt, T new tokens, M encoder, V vocabulary.
 from collections.abc import Sequence
 import dataclasses
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -61,7 +60,7 @@ def run(
   errors.check_at_least('decoding', {'max_tokens': max_tokens}, 1)
   check_length(model, max([max(map(len, prompts)) + max_tokens, *map(len, inputs or [])]))
   num_rows = len(prompts)
-  rows = [*range(num_rows), *[0] * (-num_rows % batch_ways())]
+  rows = [*range(num_rows), *[0] * (-num_rows % sharding.batch_ways())]
   prompts_BxP = aligned([prompts[row] for row in rows], left=True)
   first_B = np.array([prompts_BxP.shape[1] - len(prompts[row]) for row in rows], np.int32)
   inputs_BxM = aligned([inputs[row] for row in rows], left=False) if inputs else None
@@ -92,12 +91,6 @@ def check_length(model: config.Model, length: int) -> None:
       f'{length} tokens, new ones included, with model.max_length={model.max_length}',
       'shorten the text or ask for fewer new tokens',
     )
-
-
-def batch_ways() -> int:
-  """Returns the number of devices that the batch dimension is split over."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return math.prod(mesh.shape[axis] for axis in sharding.RULES.batch) if not mesh.empty else 1
 
 
 def aligned(rows: Sequence[np.ndarray], *, left: bool) -> np.ndarray:

@@ -64,7 +64,11 @@ def relative_bias(
   bidirectional: bool,
   max_distance: int,
 ) -> jax.Array:
-  """Returns the bias [N, T, S] in float32 for query and key positions, from its table."""
+  """Returns the bias [B, N, T, S] in float32 for query and key positions, from its table.
+
+  B are the parts of the batch that devices have, each with a bias of its own, all the same: what
+  devices add up is then their gradients of the table, which are small, not those of the bias.
+  """
   num_buckets = len(table_PN)
   bucket_TS = relative_bucket(
     key_S[None, :] - query_T[:, None],
@@ -73,7 +77,11 @@ def relative_bias(
     max_distance=max_distance,
   )
   one_hot_TSP = jax.nn.one_hot(bucket_TS, num_buckets, dtype=jnp.float32)
-  return sharding.einsum('TSP,PN->NTS', one_hot_TSP, table_PN)
+  shape = (sharding.batch_ways(), *table_PN.T.shape)
+  table_BNP = jax.lax.broadcast_in_dim(
+    table_PN.T, shape, (1, 2), out_sharding=sharding.activation_spec('BNP')
+  )
+  return sharding.einsum('TSP,BNP->BNTS', one_hot_TSP, table_BNP)
 
 
 def rotary(x_BTNH: jax.Array, positions_BxT: jax.Array, base: float) -> jax.Array:

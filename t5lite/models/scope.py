@@ -22,7 +22,7 @@ class Scope(NamedTuple):
   """The arrays."""
 
   mask_BTS: jax.Array | None = None  # bool, True: visible; B or T may be 1; None: all of it
-  bias_NTS: jax.Array | None = None  # float32, added to the scores
+  bias_BNTS: jax.Array | None = None  # float32, added to the scores; B as in positions.py
 
 
 class Tokens(NamedTuple):
@@ -62,14 +62,14 @@ def whole(facts: Facts) -> Scope:
   mask_BTS, kind = visible(facts), facts.kind
   if facts.table_PN is None:
     return Scope(mask_BTS)
-  bias_NTS = positions.relative_bias(
+  bias_BNTS = positions.relative_bias(
     facts.table_PN,
     facts.query.slot_T,
     facts.key.slot_T,
     bidirectional=not kind.causal,
     max_distance=kind.max_distance,
   )
-  return Scope(mask_BTS, bias_NTS)
+  return Scope(mask_BTS, bias_BNTS)
 
 
 def visible(facts: Facts) -> jax.Array | None:
@@ -105,17 +105,17 @@ def offset(scope: Scope, shape: tuple[int, ...], groups: int) -> jax.Array | Non
 
   R are queries times heads of a key-value head (`groups`).
   """
-  mask_BTS, bias_NTS, mask_B1RS = scope.mask_BTS, scope.bias_NTS, None
+  mask_BTS, bias_BNTS, mask_B1RS = scope.mask_BTS, scope.bias_BNTS, None
   if mask_BTS is not None:
     mask_BRS = mask_BTS if mask_BTS.shape[1] == 1 else jnp.repeat(mask_BTS, groups, axis=1)
     mask_B1RS = jnp.where(mask_BRS, 0, MASKED)[:, None]
-  if bias_NTS is None:
+  if bias_BNTS is None:
     return mask_B1RS
-  grouped = (shape[1], groups, *bias_NTS.shape[1:])
-  bias_KTGS = jnp.swapaxes(sharding.reshape(bias_NTS, grouped, 'KGTS'), 1, 2)
-  bias_KRS = sharding.reshape(bias_KTGS, shape[1:], 'KRS')
+  grouped = (-1, shape[1], groups, *bias_BNTS.shape[2:])
+  bias_BKTGS = jnp.swapaxes(sharding.reshape(bias_BNTS, grouped, 'BKGTS'), 2, 3)
+  bias_BKRS = sharding.reshape(bias_BKTGS, (-1, *shape[1:]), 'BKRS')
   # Whole, and one sum for all layers: XLA's CPU backend would make the bias whole and then add it.
-  bias_BKRS = jax.lax.broadcast_in_dim(
-    bias_KRS, shape, (1, 2, 3), out_sharding=sharding.activation_spec('BKRS')
+  bias_BKRS = jnp.repeat(
+    bias_BKRS, shape[0] // len(bias_BKRS), axis=0, out_sharding=sharding.activation_spec('BKRS')
   )
   return bias_BKRS if mask_B1RS is None else bias_BKRS + mask_B1RS
