@@ -36,6 +36,9 @@ EXTRAS = {
   'eval': ['rouge-score>=0.1.2', 'sacrebleu>=2.5'],
   'dev': [
     't5lite[hf,tpu]',  # tpu: its compiler needs no TPU, and the tests of `plan` need it
+    # The same for GPU: of NVIDIA's gigabytes only the assembler and the device library.
+    'jax-cuda13-plugin>=0.10.2',
+    'nvidia-cuda-nvcc>=13.0.48',
     'build>=1.3',
     'ipykernel>=7',
     'nbclient>=0.10.2',

@@ -200,9 +200,9 @@ def report(f: Flags) -> None:
 
 def define_plan(f: Flags) -> None:
   define_config(f)
-  help = 'TPU topology to compile for, e.g. v5e:4x4 or v5p:4x4x4; none need be there'
+  help = 'what to compile for; none of it need be there: v5e:4x4, v5p:4x4x4, h100:8, h100:4x8'
   flags.DEFINE_string('topology', '', help, flag_values=f)
-  flags.DEFINE_integer('slices', 1, 'slices of that topology', flag_values=f, lower_bound=1)
+  flags.DEFINE_integer('slices', 1, 'slices of that TPU topology', flag_values=f, lower_bound=1)
   flags.DEFINE_string('devices', '', 'instead of a topology: cpu:8', flag_values=f)
   flags.DEFINE_boolean('search', False, 'try meshes, remat and microbatches', flag_values=f)
   flags.DEFINE_string('output', '', 'also write the numbers to this JSON file', flag_values=f)
@@ -212,7 +212,7 @@ def plan(f: Flags) -> None:
   count = re.fullmatch(r'cpu:([1-9]\d*)', f.devices)
   if bool(f.topology) == bool(f.devices) or bool(f.devices) != bool(count):
     given = f'--topology={f.topology} --devices={f.devices}'
-    remedy = 'use --topology=v5e:4x4 or --devices=cpu:8'
+    remedy = 'use --topology=v5e:4x4, --topology=h100:8 or --devices=cpu:8'
     raise errors.ConfigError('give one of two flags', given, remedy)
   if f.devices and f.slices > 1:
     raise errors.ConfigError('CPU devices have no slices', f'--slices={f.slices}', 'leave it out')
@@ -222,7 +222,7 @@ def plan(f: Flags) -> None:
   from t5lite import config as config_lib
 
   compiler.without_tpu()
-  os.environ['JAX_PLATFORMS'] = 'cpu'  # libtpu compiles here, and must not look for a TPU to run on
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # compilers must not look for a device to run on
   config = config_lib.load(f.config, f.set)
   import jax
 
@@ -230,11 +230,11 @@ def plan(f: Flags) -> None:
   if count:
     jax.config.update('jax_num_cpu_devices', int(count[1]))
   from t5lite import planning
-  from t5lite.planning import chips
   from t5lite.planning import page
   from t5lite.planning import search
+  from t5lite.planning import topologies
 
-  topology = chips.cpu(int(count[1])) if count else chips.tpu(f.topology, f.slices)
+  topology = topologies.cpu(int(count[1])) if count else topologies.named(f.topology, f.slices)
   if f.search:
     plans = search.search(config, topology, report=print)
     print(search.text(plans))
@@ -264,11 +264,8 @@ def start_jax() -> None:
 
   The persistent compilation cache goes to the user's cache directory, unless it is set.
   """
-  plugins = importlib.metadata.entry_points(group='jax_plugins')
-  on_cpu = not plugins and not has_tpu()
-  if (
-    on_cpu
-  ):  # where libtpu is installed for `plan` alone, it would say at length that it finds none
+  on_cpu = not has_tpu() and not has_gpu()
+  if on_cpu:  # compilers that are there for `plan` alone would say at length what they do not find
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   import jax
 
@@ -289,6 +286,16 @@ def has_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> bool:
   """Returns whether libtpu is installed and the machine has what may be a TPU."""
   nodes = [*devices.glob('accel[0-9]*'), *devices.glob('vfio/[0-9]*')]
   return bool(nodes and importlib.util.find_spec('libtpu'))
+
+
+def has_gpu(devices: pathlib.Path = pathlib.Path('/dev')) -> bool:
+  """Returns whether a plugin of jax is installed and the machine has what it may be for.
+
+  Where a CUDA plugin would find its device is known; of another's, jax finds out.
+  """
+  plugins = importlib.metadata.entry_points(group='jax_plugins')
+  nodes = [*devices.glob('nvidia[0-9]*'), *devices.glob('dxg')]
+  return any(nodes or 'cuda' not in plugin.name for plugin in plugins)
 
 
 def usage() -> str:

@@ -183,8 +183,22 @@ def test_a_tpu_is_looked_for_where_there_may_be_one(tmp_path):
   assert main.has_tpu(tmp_path)
 
 
-@pytest.mark.skipif(main.has_tpu(), reason='this machine may have a TPU')
-def test_libtpu_without_a_tpu_says_nothing(tmp_path):
+def test_a_gpu_is_looked_for_where_there_may_be_one(tmp_path, monkeypatch):
+  """The development environment has jax's CUDA plugin, so that the machine decides."""
+  assert not main.has_gpu(tmp_path)
+  (tmp_path / 'nvidia-caps').mkdir()  # the driver without a device
+  assert not main.has_gpu(tmp_path)
+  for node in ('nvidia0', 'dxg'):  # Linux, and Windows' subsystem for it
+    (tmp_path / node).touch()
+    assert main.has_gpu(tmp_path)
+    (tmp_path / node).unlink()
+  rocm = main.importlib.metadata.EntryPoint('rocm7', 'x', 'jax_plugins')
+  monkeypatch.setattr(main.importlib.metadata, 'entry_points', lambda group: (rocm,))
+  assert main.has_gpu(tmp_path)  # jax knows where to look for it, we do not
+
+
+@pytest.mark.skipif(main.has_tpu() or main.has_gpu(), reason='this machine may have a TPU or GPU')
+def test_compilers_without_their_devices_say_nothing(tmp_path):
   """An error that comes after jax has looked for devices is one line all the same."""
   unset = ('JAX_PLATFORMS', 'XLA_FLAGS')
   environment = {name: value for name, value in os.environ.items() if name not in unset}

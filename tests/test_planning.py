@@ -29,6 +29,8 @@ from t5lite.planning import groups
 from t5lite.planning import hlo
 from t5lite.planning import page
 from t5lite.planning import program
+from t5lite.planning import topologies
+from t5lite.planning import tpus
 
 ROOT = pathlib.Path(__file__).parents[1]
 MESH = {'replica': 2, 'expert': 1, 'data': 4, 'sequence': 1, 'model': 2}
@@ -56,13 +58,13 @@ GROUPS = {
 
 @pytest.mark.parametrize('attributes', GROUPS)
 def test_axes_of_a_collective_are_found_from_its_groups(attributes):
-  group = groups.first_group(instruction(attributes), 16)
-  assert groups.axes(group, MESH) == GROUPS[attributes]
+  found = groups.all_groups(instruction(attributes), 16)
+  assert all(groups.axes(group, MESH) == GROUPS[attributes] for group in found)
 
 
 def test_groups_of_an_unknown_form_are_not_guessed():
   with pytest.raises(ValueError, match='unknown form of replica groups'):
-    groups.first_group(instruction('replica_groups=[2,x]<=[4]'), 4)
+    groups.all_groups(instruction('replica_groups=[2,x]<=[4]'), 4)
 
 
 def on_mesh(function, *shapes: tuple[tuple[int, ...], P], mesh) -> program.Program:
@@ -207,7 +209,7 @@ ENTRY %main (a: f32[100,64], i: s32[]) -> f32[1,64] {
 
 
 def test_bounds_are_the_roofs_by_hand():
-  gather = program.Collective('all-gather', ('data',), 4, True, 3, 800_000, 800_000, 'ici', '')
+  gather = program.Collective('all-gather', ('data',), 4, True, 3, 800_000, 800_000, '')
   chip = chips.Chip(
     peak_flops=1e12,
     hbm_bandwidth=1e9,
@@ -215,7 +217,7 @@ def test_bounds_are_the_roofs_by_hand():
     dcn_bandwidth=1e7,
     clock=1e9,
     watts=100,
-    watts_are_assumed=True,
+    watts_source='',
   )
   work = program.Program(flops=10**10, hbm_bytes=10**6, cycles=10**6, collectives=(gather,))
   found = bounds.bounds(work, chip, devices=4, model_flops=2e10)
@@ -234,9 +236,9 @@ def test_the_refusal_of_the_compiler_is_read():
     'RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory '
     'required for HLO temporaries (18.53G) exceeds available HBM (15.75G). HLO module: jit_f.'
   )
-  assert chips.out_of_memory(ValueError(text)) == (round(18.53 * 2**30), round(15.75 * 2**30))
+  assert tpus.out_of_memory(ValueError(text)) == (round(18.53 * 2**30), round(15.75 * 2**30))
   with pytest.raises(ValueError, match='something else'):
-    chips.out_of_memory(ValueError('something else'))
+    tpus.out_of_memory(ValueError('something else'))
 
 
 ONE_HEAD = ['model.num_heads=1', 'model.num_kv_heads=1', 'model.head_dim=128']
@@ -245,7 +247,7 @@ TINY = ['model.num_layers=1', 'data.batch_size=16']
 
 def test_plan_for_cpu_devices_is_a_page_and_json():
   config = config_lib.load(ROOT / 'configs/tiny_gpt.py', TINY)
-  found = planning.plan(config, chips.cpu(8))
+  found = planning.plan(config, topologies.cpu(8))
   assert found.mesh['data'] == 8 and found.num_params == flops.num_params(config.model)
   assert found.memory.fits is None and found.bounds is None  # nothing is published of a CPU
   assert found.memory.arguments == pytest.approx(found.memory.arguments_by_hand, rel=0.02)
@@ -267,9 +269,9 @@ def test_slices_must_divide_the_replicas():
 
 
 def test_a_missing_compiler_is_told_with_how_to_get_it(monkeypatch):
-  monkeypatch.setattr(chips.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(tpus.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(errors.ConfigError, match=r"libtpu: pip install 't5lite\[tpu\]'"):
-    chips.tpu('v5e:2x2')
+    topologies.named('v5e:2x2')
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:

@@ -18,6 +18,7 @@ from t5lite.planning import abstract
 from t5lite.planning import bounds as bounds_lib
 from t5lite.planning import chips
 from t5lite.planning import program as program_lib
+from t5lite.planning import tpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Memory:
   peak: int | None  # the most at any time; of what does not fit: what the compiler would need
   code: int | None
   limit: int | None
-  fits: bool | None  # the compiler's verdict
+  fits: bool | None  # on TPU the compiler's verdict, on GPU whether the peak is within the limit
+  limit_source: str = ''
 
   @property
   def temporaries(self) -> int | None:
@@ -45,6 +47,7 @@ class Plan:
   topology: str
   slices: int
   device_kind: str
+  chip: chips.Chip | None  # the published numbers that bounds are made of
   num_devices: int
   mesh: dict[str, int]
   batch_size: int
@@ -56,7 +59,7 @@ class Plan:
   model_flops: float  # of a step, all devices together
   memory: Memory
   advice: tuple[str, ...]  # what to change, if it does not fit
-  program: program_lib.Program | None  # None: it does not fit
+  program: program_lib.Program | None  # None: the compiler refused, as it does not fit
   bounds: bounds_lib.Bounds | None  # None: nothing is published of such a device
   at_bound: bounds_lib.Run | None
   at_estimate: bounds_lib.Run | None
@@ -83,7 +86,7 @@ def plan(config: config_lib.Config, topology: chips.Topology) -> Plan:
   start = time.perf_counter()
   memory, program = compile_step(config, mesh, topology)
   shape = dict(mesh.shape)
-  chip = chips.CHIPS.get(topology.device_kind)
+  chip = topology.chip
   model_flops = flops.model_flops(config)
   tokens, steps = train.tokens_per_step(config), config.train.steps
   bounds = at_bound = at_estimate = None
@@ -95,6 +98,7 @@ def plan(config: config_lib.Config, topology: chips.Topology) -> Plan:
     topology=topology.name,
     slices=topology.slices,
     device_kind=topology.device_kind,
+    chip=chip,
     num_devices=mesh.size,
     mesh=shape,
     batch_size=config.data.batch_size,
@@ -105,7 +109,7 @@ def plan(config: config_lib.Config, topology: chips.Topology) -> Plan:
     tokens_per_step=tokens,
     model_flops=model_flops,
     memory=memory,
-    advice=() if program else advice(config, mesh),
+    advice=advice(config, mesh) if memory.fits is False else (),
     program=program,
     bounds=bounds,
     at_bound=at_bound,
@@ -123,24 +127,34 @@ def compile_step(
       (abstract.state(config, mesh), abstract.batch(config, mesh))
     )
   lowered = abstract.lowered_step(config, mesh, topology.platform)
-  on_tpu = topology.platform == 'tpu'
   try:
     compiled = lowered.compile(compiler_options=compiler.options(topology.platform))
   except jax.errors.JaxRuntimeError as error:
-    needed, limit = chips.out_of_memory(error)
+    needed, limit = tpus.out_of_memory(error)
     return Memory(None, by_hand, needed, None, limit, fits=False), None
-  stats: Any = compiled.memory_analysis()
+  program = program_lib.measure(
+    compiled.as_text(), dict(mesh.shape), topology.slices, topology.node_size, topology.chip
+  )
+  return memory_of(compiled.memory_analysis(), by_hand, topology), program
+
+
+def memory_of(stats: Any, by_hand: int, topology: chips.Topology) -> Memory:
+  """Returns the memory of a program that was compiled, from the compiler's `memory_analysis`."""
   kept = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-  memory = Memory(
+  # Elsewhere than on TPU all temporaries share one buffer, as long as their peak. On TPU
+  # temp_size_in_bytes is no peak (it can exceed the limit).
+  on_tpu = topology.platform == 'tpu'
+  peak = stats.peak_memory_in_bytes if on_tpu else kept + stats.temp_size_in_bytes
+  limit = tpus.hbm_limit(topology.devices[0]) if on_tpu else topology.memory_limit
+  return Memory(
     arguments=stats.argument_size_in_bytes,
     arguments_by_hand=by_hand,
-    # On TPU temp_size_in_bytes is no peak (it can exceed the limit), on CPU the other is none.
-    peak=stats.peak_memory_in_bytes if on_tpu else kept + stats.temp_size_in_bytes,
+    peak=peak,
     code=stats.generated_code_size_in_bytes,
-    limit=chips.hbm_limit(topology.devices[0]) if on_tpu else None,
-    fits=True if on_tpu else None,
+    limit=limit,
+    fits=True if on_tpu else None if limit is None else peak <= limit,
+    limit_source=topology.limit_source,
   )
-  return memory, program_lib.measure(compiled.as_text(), dict(mesh.shape), topology.slices)
 
 
 REMATS = ('none', 'minimal', 'dots', 'full')  # from the most memory to the least

@@ -4,6 +4,7 @@ The roofline (Williams et al. 2009) has three roofs here: matrix units, HBM and 
 """
 
 import dataclasses
+import itertools
 
 from t5lite.planning import chips
 from t5lite.planning import program as program_lib
@@ -20,9 +21,10 @@ class Bounds:
   matrix_seconds: float  # bound: the program's FLOPs at peak
   interconnect_seconds: float  # bound: bytes that must be sent, at the rate of all links
   hbm_seconds: float  # estimate: every instruction's operands and results at HBM's rate
-  cycles_seconds: float  # estimate: the compiler's cycles, without collectives
+  kernel_seconds: float  # estimate: each instruction at the larger of both, without collectives
+  cycles_seconds: float | None  # estimate: the compiler's cycles, the same; None: it makes none
   step_seconds_bound: float  # the larger of the two bounds
-  step_seconds_estimate: float  # of cycles and HBM the larger, and synchronous collectives
+  step_seconds_estimate: float  # of cycles and HBM the larger, or kernels; then what is exposed
   mfu_bound: float  # at most, as a share of 1
   mfu_estimate: float
 
@@ -37,10 +39,12 @@ class Bounds:
     return max(roofs, key=lambda name: roofs[name])
 
 
-def interconnect_seconds(collective: program_lib.Collective, chip: chips.Chip) -> float:
-  """Returns the least time of a step's runs of a collective."""
-  bandwidth = {'ici': chip.ici_bandwidth, 'dcn': chip.dcn_bandwidth}[collective.network]
-  return collective.wire_bytes / bandwidth
+def network_seconds(c: program_lib.Collective, chip: chips.Chip) -> tuple[float, float]:
+  """Returns the least times of a step's runs of a collective, over ICI and over DCN."""
+  # A switch that adds up takes each byte once, instead of a sum on its way and back.
+  ways = 2 if chip.switch_reduces and c.kind == 'all-reduce' else 1
+  inside = (c.wire_bytes - c.dcn_bytes) / chip.ici_bandwidth
+  return inside / ways, c.dcn_bytes / chip.dcn_bandwidth / ways
 
 
 def bounds(
@@ -48,20 +52,22 @@ def bounds(
 ) -> Bounds:
   """Returns the times of a step whose matmuls need `model_flops` on all devices together."""
   matrix = program.flops / chip.peak_flops
-  time = lambda c: interconnect_seconds(c, chip)
+  times = [network_seconds(c, chip) for c in program.collectives]
   # The two networks work side by side.
-  over = lambda network: sum(time(c) for c in program.collectives if c.network == network)
-  interconnect = max(over('ici'), over('dcn'))
-  exposed = sum(time(c) for c in program.collectives if not c.asynchronous)
+  interconnect = max(sum(inside for inside, _ in times), sum(outside for _, outside in times))
+  synchronous = (not c.asynchronous for c in program.collectives)
+  exposed = sum(max(both) for both in itertools.compress(times, synchronous))
   hbm = program.hbm_bytes / chip.hbm_bandwidth
-  cycles = program.cycles / chip.clock
+  cycles = program.cycles / chip.clock if chip.clock else None
+  work = program.kernel_seconds if cycles is None else max(cycles, hbm)
   bound = max(matrix, interconnect)
-  estimate = max(bound, max(cycles, hbm) + exposed)
+  estimate = max(bound, work + exposed)
   ideal = model_flops / devices / chip.peak_flops
   return Bounds(
     matrix_seconds=matrix,
     interconnect_seconds=interconnect,
     hbm_seconds=hbm,
+    kernel_seconds=program.kernel_seconds,
     cycles_seconds=cycles,
     step_seconds_bound=bound,
     step_seconds_estimate=estimate,

@@ -15,6 +15,8 @@ BITS = {
   **{'f16': 16, 'bf16': 16, 'f32': 32, 'f64': 64, 'c64': 64, 'c128': 128},
   **{name: 8 for name in ('f8e4m3fn', 'f8e5m2', 'f8e4m3', 'f8e3m4', 'f8e4m3b11fnuz')},
 }
+# What runs another computation as one instruction; of the last two only the start names it.
+FUSIONS = ('fusion', 'fusion-start', 'async-start')
 SHAPE = re.compile(r'\b([a-z]+[0-9][a-z0-9]*|pred)\[([0-9,]*)\](\{[^}]*\})?')
 HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) (?:\(|\{)')
 INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = (.*)$')
@@ -69,6 +71,19 @@ class Instruction:
 Computation = dict[str, Instruction]
 
 
+def results(i: Instruction, computation: Computation) -> tuple[Shape, ...]:
+  """Returns the shapes of what an instruction makes.
+
+  On GPU, the start of an asynchronous one returns its operands before them, a fusion's a context
+  behind them.
+  """
+  operands = tuple(shape for name in i.operands for shape in computation[name].shapes)
+  if not i.opcode.endswith('-start') or i.shapes[: len(operands)] != operands:
+    return i.shapes
+  made = i.shapes[len(operands) :]
+  return made[:-1] if len(made) > 1 and i.opcode in FUSIONS else made or i.shapes
+
+
 @dataclasses.dataclass(frozen=True)
 class Module:
   """A compiled program."""
@@ -87,7 +102,7 @@ class Module:
   ) -> Iterator[tuple[Instruction, Computation]]:
     """Yields an instruction of `computation`, and those of the fusions in it, each with its own."""
     yield i, computation
-    if i.opcode in ('fusion', 'async-start'):
+    if i.opcode in FUSIONS:
       for name in i.called('calls'):
         inner = self.computations[name]
         for j in inner.values():

@@ -17,6 +17,8 @@ def flops(module: hlo.Module, i: hlo.Instruction, computation: hlo.Computation) 
       total += dot_flops(inner, around)
     elif inner.opcode == 'convolution':
       total += convolution_flops(inner, around)
+    elif '"__cublas$' in inner.attributes:
+      total += cublas_flops(inner, around)
   return total
 
 
@@ -25,6 +27,15 @@ def dot_flops(i: hlo.Instruction, computation: hlo.Computation) -> int:
   left = computation[i.operands[0]].shapes[0]
   depth = math.prod(left.dims[d] for d in i.dims_of('lhs_contracting_dims'))
   return 2 * math.prod(i.shapes[0].dims) * depth
+
+
+def cublas_flops(i: hlo.Instruction, computation: hlo.Computation) -> int:
+  """Returns 2 for each product of two numbers of a call to NVIDIA's library."""
+  depth = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', i.attributes)
+  assert depth, i.attributes
+  left = computation[i.operands[0]].shapes[0]
+  dims = [int(d) for d in re.findall(r'\d+', depth[1])]
+  return 2 * math.prod(i.shapes[0].dims) * math.prod(left.dims[d] for d in dims)
 
 
 def convolution_flops(i: hlo.Instruction, computation: hlo.Computation) -> int:

@@ -18,8 +18,8 @@ def text(plan: planning.Plan) -> str:
     parts.append(_work(plan, plan.program))
   if plan.bounds:
     parts.append(_times(plan.bounds))
-  if plan.at_bound and plan.at_estimate:
-    parts.append(_run(plan, plan.at_bound, plan.at_estimate))
+  if plan.chip and plan.at_bound and plan.at_estimate:
+    parts.append(_run(plan, plan.chip, plan.at_bound, plan.at_estimate))
   return '\n'.join(line for part in parts for line in part)
 
 
@@ -45,12 +45,12 @@ def _memory(plan: planning.Plan) -> Iterable[str]:
   if memory.arguments is None:
     yield _line('  state and batch', size(memory.arguments_by_hand), 'by hand')
   else:
-    padding = size(memory.arguments - memory.arguments_by_hand)
-    note = f'{padding} of it padding' if plan.memory.fits is not None else ''
+    padding = memory.arguments - memory.arguments_by_hand
+    note = f'{size(padding)} of it padding' if padding > 0 and memory.fits is not None else ''
     yield _line('  state and batch', size(memory.arguments), note)
     yield _line('  temporaries', size(memory.temporaries))
   yield _line('  peak', size(memory.peak))
-  yield _line('  limit', size(memory.limit))
+  yield _line('  limit', size(memory.limit), memory.limit_source)
   if memory.fits is None:
     yield _line('  fits', 'unknown')
   elif memory.peak is not None and memory.limit is not None:
@@ -71,9 +71,8 @@ def _work(plan: planning.Plan, program: program_lib.Program) -> Iterable[str]:
     yield f'  loops of unknown length, counted once: {", ".join(program.unknown_loops)}'
   for (kind, axes, mode, network), found in sorted(grouped(program.collectives).items()):
     count, total = sum(c.count for c in found), sum(c.total_bytes for c in found)
-    note = (
-      f'over {"+".join(axes)}{", between slices" * (network == "dcn")}, {mode}, {count:,} times'
-    )
+    between = f', between {"slices" if plan.slices > 1 else "nodes"}' * (network == 'dcn')
+    note = f'over {"+".join(axes)}{between}, {mode}, {count:,} times'
     yield _line(f'  {kind}', f'{total / 1e9:.4g} GB', note)
 
 
@@ -98,15 +97,21 @@ def _times(bounds: bounds_lib.Bounds) -> Iterable[str]:
   note = 'bound' + largest('interconnect')
   yield _line('  interconnect', seconds(bounds.interconnect_seconds), note)
   yield _line('  HBM', seconds(bounds.hbm_seconds), 'estimate' + largest('HBM'))
-  note = "estimate: the compiler's cycles, no collectives"
-  yield _line('  compiler', seconds(bounds.cycles_seconds), note)
+  if bounds.cycles_seconds is None:
+    note = 'estimate: each at its larger roof, no collectives'
+    yield _line('  kernels', seconds(bounds.kernel_seconds), note)
+  else:
+    note = "estimate: the compiler's cycles, no collectives"
+    yield _line('  compiler', seconds(bounds.cycles_seconds), note)
   yield _line('  step, at least', seconds(bounds.step_seconds_bound), 'bound')
   yield _line('  step', seconds(bounds.step_seconds_estimate), 'estimate')
   yield _line('  MFU, at most', f'{bounds.mfu_bound:.1%}', 'bound')
   yield _line('  MFU', f'{bounds.mfu_estimate:.1%}', 'estimate')
 
 
-def _run(plan: planning.Plan, bound: bounds_lib.Run, estimate: bounds_lib.Run) -> Iterable[str]:
+def _run(
+  plan: planning.Plan, chip: chips.Chip, bound: bounds_lib.Run, estimate: bounds_lib.Run
+) -> Iterable[str]:
   yield ''
   yield f'The run of {plan.steps:,} steps'
   rows = {
@@ -119,9 +124,7 @@ def _run(plan: planning.Plan, bound: bounds_lib.Run, estimate: bounds_lib.Run) -
     yield _line(f'  {label}', f'{getattr(estimate, name):,.4g} {unit}', note)
   yield _line('  energy', f'{estimate.kwh:,.4g} kWh', 'estimate')
   yield _line('  CO2', f'{estimate.kg_co2:,.4g} kg', 'estimate')
-  chip = chips.CHIPS[plan.device_kind]
-  watts = 'assumed: none is published' if chip.watts_are_assumed else 'published mean'
   yield (
-    f'  Energy at {chip.watts:.0f} W a device ({watts}), times {bounds_lib.POWER_USAGE} for the '
-    f'building, {bounds_lib.KG_CO2_PER_KWH} kg of CO2 a kWh'
+    f'  Energy at {chip.watts:.0f} W a device ({chip.watts_source}), times '
+    f'{bounds_lib.POWER_USAGE} for the building, {bounds_lib.KG_CO2_PER_KWH} kg of CO2 a kWh'
   )

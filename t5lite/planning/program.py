@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from t5lite.planning import chips
 from t5lite.planning import groups
 from t5lite.planning import hlo
 from t5lite.planning import loops
@@ -46,8 +47,13 @@ class Collective:
   count: int  # times a step
   num_bytes: int  # of the whole arrays on one device, each time: gathered, or before the reduction
   largest: int  # bytes of the largest of these arrays
-  network: str  # 'ici', within a slice, or 'dcn', between slices
   source: str  # the operation of the JAX program that it comes from
+  num_nodes: int = 1  # slices or nodes that a group spans
+
+  @property
+  def network(self) -> str:
+    """'ici', within a slice or a node (there: NVLink), or 'dcn', where a group spans some."""
+    return 'ici' if self.num_nodes == 1 else 'dcn'
 
   @property
   def total_bytes(self) -> int:
@@ -58,6 +64,15 @@ class Collective:
     """What a device must send in a step, at the least."""
     return self.total_bytes * WIRE[self.kind](self.num_devices)
 
+  @property
+  def dcn_bytes(self) -> float:
+    """What of that must leave its slice or node, shared by the group's devices there."""
+    if self.num_nodes == 1:
+      return 0.0
+    own = self.kind in ('all-to-all', 'ragged-all-to-all', 'collective-permute')
+    sharing = 1 if own else self.num_devices / self.num_nodes
+    return self.total_bytes * WIRE[self.kind](self.num_nodes) / sharing
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -66,6 +81,7 @@ class Program:
   flops: int = 0  # of matrix products
   hbm_bytes: int = 0  # each instruction reads its operands and writes its result
   cycles: int = 0  # the compiler's estimate, without collectives; 0 where it makes none
+  kernel_seconds: float = 0.0  # each instruction but collectives at the larger of its two roofs
   collectives: tuple[Collective, ...] = ()
   unknown_loops: tuple[str, ...] = ()  # counted once, as their length is not in the program
 
@@ -76,7 +92,12 @@ class Program:
   def times(self, count: int) -> 'Program':
     repeated = tuple(dataclasses.replace(c, count=c.count * count) for c in self.collectives)
     return Program(
-      self.flops * count, self.hbm_bytes * count, self.cycles * count, repeated, self.unknown_loops
+      self.flops * count,
+      self.hbm_bytes * count,
+      self.cycles * count,
+      self.kernel_seconds * count,
+      repeated,
+      self.unknown_loops,
     )
 
 
@@ -84,21 +105,40 @@ def _fields(program: Program) -> Iterator[Any]:
   return (getattr(program, field.name) for field in dataclasses.fields(program))
 
 
-def measure(text: str, mesh_shape: dict[str, int], slices: int = 1) -> Program:
-  """Returns the work in `compiled.as_text()`, compiled for a mesh of this shape on TPU slices.
+def measure(
+  text: str,
+  mesh_shape: dict[str, int],
+  slices: int = 1,
+  node_size: int | None = None,
+  chip: chips.Chip | None = None,
+) -> Program:
+  """Returns the work in `compiled.as_text()`, compiled for a mesh of this shape.
 
-  The program of several slices names the devices of one; what crosses goes through the host.
+  Args:
+    slices: of TPUs. The program of several names the devices of one; what crosses goes through the
+      host.
+    node_size: devices of a node. The program of several nodes names the devices of all.
+    chip: for the seconds of the kernels.
   """
-  return _Reader(hlo.parse(text), mesh_shape, slices).computation()
+  return _Reader(hlo.parse(text), mesh_shape, slices, node_size, chip).computation()
 
 
 class _Reader:
   """Adds up a module's computations from the entry down."""
 
-  def __init__(self, module: hlo.Module, mesh_shape: dict[str, int], slices: int):
+  def __init__(
+    self,
+    module: hlo.Module,
+    mesh_shape: dict[str, int],
+    slices: int,
+    node_size: int | None,
+    chip: chips.Chip | None,
+  ):
     self.module = module
     self.mesh_shape = mesh_shape
     self.slices = slices
+    self.node_size = node_size
+    self.chip = chip
     self.num_devices = math.prod(mesh_shape.values()) // slices
     self.done: dict[str, Program] = {}
 
@@ -125,13 +165,14 @@ class _Reader:
       branches = hlo.NAME.findall(i.attributes.partition('branch_computations=')[2])
       names = i.called('true_computation', 'false_computation') or branches
       return max(map(self.computation, names), key=lambda work: (work.flops, work.cycles))
+    flops = matmuls.flops(self.module, i, computation)
+    hbm_bytes = traffic.hbm_bytes(self.module, i, computation)
+    collectives = tuple(self.collectives(i, computation, channels))
+    seconds = 0.0
+    if self.chip and not collectives:
+      seconds = max(flops / self.chip.peak_flops, hbm_bytes / self.chip.hbm_bandwidth)
     cycles = i.number('estimated_cycles') or 0
-    return Program(
-      flops=matmuls.flops(self.module, i, computation),
-      hbm_bytes=traffic.hbm_bytes(self.module, i, computation),
-      cycles=cycles,
-      collectives=tuple(self.collectives(i, computation, channels)),
-    )
+    return Program(flops, hbm_bytes, cycles, seconds, collectives)
 
   def collectives(
     self, i: hlo.Instruction, computation: hlo.Computation, channels: set[str]
@@ -159,7 +200,8 @@ class _Reader:
   def _collective(
     self, kind: str, i: hlo.Instruction, computation: hlo.Computation, outer: hlo.Instruction
   ) -> Collective:
-    group = groups.first_group(i, self.num_devices)
+    every_group = groups.all_groups(i, self.num_devices)
+    group = every_group[0]
     operands = [shape for name in i.operands for shape in computation[name].shapes]
     scale = len(group) if kind == 'all-gather' else 1
     sizes = [scale * shape.num_bytes for shape in operands]
@@ -170,14 +212,14 @@ class _Reader:
       num_devices=len(group),
       asynchronous=(
         i.opcode.endswith('-start')
-        or outer.opcode == 'async-start'
+        or outer.opcode.endswith('-start')
         or 'async_collective_fusion_config' in i.attributes
       ),
       count=1,
       num_bytes=sum(sizes),
       largest=max(sizes),
-      network='ici',
       source=source[1] if source else '',
+      num_nodes=groups.num_nodes(every_group, self.node_size),
     )
 
   def _between_slices(self, i: hlo.Instruction, computation: hlo.Computation) -> Collective:
@@ -193,8 +235,8 @@ class _Reader:
       count=1,
       num_bytes=size,
       largest=size,
-      network='dcn',
       source='',
+      num_nodes=self.slices,
     )
 
 

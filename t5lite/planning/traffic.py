@@ -23,12 +23,15 @@ def hbm_bytes(module: hlo.Module, i: hlo.Instruction, computation: hlo.Computati
   if i.opcode in ('copy-start', 'slice-start'):  # results: (to, from, context)
     moved = min(shape.num_bytes for shape in i.shapes[:2])
     return sum(moved for shape in i.shapes[:2] if not shape.memory)
-  written = sum(shape.hbm_bytes for shape in i.shapes)
+  made = hlo.results(i, computation)
+  if '"__cublas$' in i.attributes:  # a scratch buffer comes behind the product
+    made = made[:1]
+  written = sum(shape.hbm_bytes for shape in made)
   if i.opcode == 'dynamic-slice':
     return 2 * written
   if i.opcode == 'dynamic-update-slice':
     return 2 * operands[1].shapes[0].hbm_bytes
-  if i.opcode == 'fusion':
+  if i.opcode in ('fusion', 'fusion-start'):
     read, spared = _fusion_reads(module.computations[i.called('calls')[0]], operands)
     return read + max(0, written - spared)
   distinct = {operand.name: operand for operand in operands if operand.opcode != 'constant'}

@@ -1,10 +1,10 @@
 """Plans every published config and says what that took: CPU seconds and memory.
 
-  python tests/benchmarks/plan.py [--only=t5_base] [--output=plans.jsonl]
+  python tests/benchmarks/plan.py [--only=t5_base] [--only=h100:8] [--output=plans.jsonl]
   python tests/benchmarks/plan.py --table plans.jsonl
 
 The first prints a JSON line for each config, in a process of its own; the second makes the table of
-docs/plan.md of such lines. It needs libtpu (pip install 't5lite[tpu]') and no TPU.
+docs/plan.md of such lines. It needs no TPU and no GPU, but pip install 't5lite[tpu,cuda13]'.
 """
 
 import argparse
@@ -38,6 +38,14 @@ ROWS = (
   ('bert_mini', 'v5e:2x4', ()),
   ('bert_small', 'v5e:2x4', ()),
   ('bert_medium', 'v5e:2x4', ()),
+  ('t5_base', 'h100:8', ()),
+  ('t5_11b', 'h100:4x8', ()),
+  ('t5_11b', 'h100:4x8', ('parallel.data=8', 'parallel.replica=4')),
+  ('gpt2_xl', 'h100:8', ()),
+  ('bert_large', 'h100:8', ()),
+  ('t5_base', 'a100:8', ()),
+  ('t5_3b', 'h200:8', ()),
+  ('t5_11b', 'b200:2x8', ()),
 )
 
 
@@ -98,7 +106,7 @@ def table(lines: list[dict]) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--only', help='the name of one config')
+  parser.add_argument('--only', action='append', help='a config or a topology; repeatable')
   parser.add_argument('--output', help='also append the lines to this file')
   parser.add_argument('--table', help='print the table of such a file, and run nothing')
   options = parser.parse_args()
@@ -107,7 +115,7 @@ def main() -> None:
     print(table([json.loads(line) for line in lines]))
     return
   for config, topology, overrides in ROWS:
-    if options.only in (None, config):
+    if not options.only or {config, topology} & set(options.only):
       line = json.dumps(measure(config, topology, overrides))
       print(line, flush=True)
       if options.output:
