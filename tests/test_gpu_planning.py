@@ -139,6 +139,45 @@ def test_matmuls_of_a_gpu_program_are_counted(way):
   assert found.kernel_seconds == pytest.approx(one + other)
 
 
+# As GPUs' programs have them: an asynchronous slice, whose start returns its operands, its result
+# and a context; a gather of two arrays; and a sum of which one version returns its operand, too.
+STEP = """HloModule m
+
+%sliced (p: f32[100,64], q: s32[]) -> f32[1,64] {
+  %p = f32[100,64] parameter(0)
+  %q = s32[] parameter(1)
+  ROOT %s = f32[1,64] dynamic-slice(%p, %q, %q), dynamic_slice_sizes={1,64}
+}
+
+ENTRY %main (a: f32[100,64], i: s32[], b: bf16[4]) -> f32[1,64] {
+  %a = f32[100,64] parameter(0)
+  %i = s32[] parameter(1)
+  %b = bf16[4] parameter(2)
+  %c = s32[] constant(0)
+  %f = ((f32[100,64], s32[]), f32[1,64], u32[]) fusion-start(%a, %c), kind=kLoop, calls=%sliced
+  %g = ((bf16[4], bf16[4]), (bf16[8], bf16[8])) all-gather-start(%b, %b), replica_groups=[4,2]<=[8]
+  %d = f32[1,64] fusion-done(%f)
+  %h = (bf16[8], bf16[8]) all-gather-done(%g)
+  %r = RESULT all-reduce-start(%d), replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%add
+  ROOT %o = f32[1,64] all-reduce-done(%r)
+}
+"""
+
+
+@pytest.mark.parametrize('result', ['f32[1,64]', '((f32[1,64]), f32[1,64])'])
+def test_asynchronous_instructions_of_a_gpu_program_count_once(result):
+  """On nodes of two GPUs: the gather stays in each, the sum goes over all."""
+  shape = {'data': 4, 'model': 2}
+  found = program.measure(STEP.replace('RESULT', result), shape, node_size=2)
+  sliced, gathered, summed = 2 * 64 * 4 + 4, (4 + 2 * 8) * 2, 2 * 64 * 4  # + 4: its index
+  assert found.hbm_bytes == sliced + gathered + summed
+  told = [(c.kind, c.axes, c.network, c.asynchronous, c.num_bytes) for c in found.collectives]
+  assert told == [
+    ('all-gather', ('model',), 'ici', True, 2 * 8 * 2),
+    ('all-reduce', ('data',), 'dcn', True, 64 * 4),
+  ]
+
+
 def test_peak_of_a_gpu_program_is_what_lives_at_once():
   """Of a chain of ten products two live beside the operand; all do, if all are used behind it."""
   topology = topologies.named('h100:1')

@@ -50,11 +50,13 @@ def _fusion_reads(inner: hlo.Computation, operands: list[hlo.Instruction]) -> tu
       users[name].append(i)
   parameters = {int(i.arguments): i for i in inner.values() if i.opcode == 'parameter'}
   read = spared = 0
+  wholly = set()  # an operand can be given twice, and is read once
   for number, operand in enumerate(operands):
     whole = _hbm(operand)
     slices = list(_slices_of(parameters[number], users, inner)) if whole else []
     if not slices or None in slices:
-      read += whole
+      read += 0 if operand.name in wholly else whole
+      wholly.add(operand.name)
       continue
     for kind, size in filter(None, slices):
       if kind == 'dynamic-slice':
