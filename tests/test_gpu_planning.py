@@ -302,6 +302,7 @@ def test_gradients_are_scattered_and_weights_gathered_beside_other_work(tmp_path
   assert sent['reduce-scatter', True] >= matrices and sent['all-gather', True] >= matrices
   assert sent['reduce-scatter', False] + sent['all-gather', False] < 0.02 * matrices
   bias_map = 4 * config.model.num_heads * config.data.input_length**2
+  assert {c['network'] for c in collectives} == {'ici'}
   largest = max(c['largest'] for c in collectives if c['kind'] == 'all-reduce')
   assert largest <= bias_map + 4 * small
   assert found['memory']['fits'] and found['memory']['limit'] == 60e9

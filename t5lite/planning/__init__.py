@@ -69,6 +69,11 @@ class Plan:
     """Returns all of it, ready for JSON, with what follows from it beside it."""
     tree = dataclasses.asdict(self)
     tree['memory']['temporaries'] = self.memory.temporaries
+    if self.program:
+      for c, collective in zip(
+        self.program.collectives, tree['program']['collectives'], strict=True
+      ):
+        collective['network'] = c.network
     if self.bounds:
       tree['bounds']['largest'] = self.bounds.largest
     return tree
