@@ -290,7 +290,7 @@ WIDE = (
 
 @pytest.mark.slow
 def test_gradients_are_scattered_and_weights_gathered_beside_other_work(tmp_path):
-  """Fully sharded. What is reduced whole: vectors, sums for the logs and T5's map of biases."""
+  """Fully sharded. What is reduced whole: vectors, sums for the logs and T5's table of biases."""
   found = test_planning.planned(tmp_path, 'tiny_t5', 'h100:8', *WIDE)
   config = config_lib.load(ROOT / 'configs/tiny_t5.py', WIDE)
   small = test_planning.small_parameters(config)
@@ -301,10 +301,8 @@ def test_gradients_are_scattered_and_weights_gathered_beside_other_work(tmp_path
     sent[c['kind'], c['asynchronous']] += c['count'] * c['num_bytes']
   assert sent['reduce-scatter', True] >= matrices and sent['all-gather', True] >= matrices
   assert sent['reduce-scatter', False] + sent['all-gather', False] < 0.02 * matrices
-  bias_map = 4 * config.model.num_heads * config.data.input_length**2
   assert {c['network'] for c in collectives} == {'ici'}
-  largest = max(c['largest'] for c in collectives if c['kind'] == 'all-reduce')
-  assert largest <= bias_map + 4 * small
+  assert all(c['largest'] <= 4 * small for c in collectives if c['kind'] == 'all-reduce')
   assert found['memory']['fits'] and found['memory']['limit'] == 60e9
   assert found['memory']['arguments'] == pytest.approx(
     found['memory']['arguments_by_hand'], rel=0.02

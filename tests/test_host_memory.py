@@ -11,8 +11,8 @@ import pytest
 FAULTS = """
 import resource, sys
 import jax, jax.numpy as jnp
-from t5lite import host_memory, main
-main.start_jax()
+from t5lite import backend, host_memory
+backend.start()
 step = jax.jit(lambda x: jnp.cumsum(jnp.cumsum(x)[::-1] ** 2).sum())
 x = jnp.ones(2**25)
 if sys.argv[1] == 'keep_freed':

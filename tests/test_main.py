@@ -9,6 +9,8 @@ import sys
 from array_record.python import array_record_module
 import pytest
 
+from t5lite import backend
+from t5lite import commands
 from t5lite import main
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -139,7 +141,9 @@ def test_our_bug_is_one_line_and_a_traceback_with_debug(capsys, monkeypatch):
   def broken(_):
     raise RuntimeError('two\nlines')
 
-  monkeypatch.setitem(main.COMMANDS, 'report', main.Command('', main.define_workdir, broken))
+  monkeypatch.setitem(
+    commands.COMMANDS, 'report', commands.Command('', commands.define_workdir, broken)
+  )
   err = told(capsys, ['report', '--workdir=x'], 1)
   assert (
     err == 't5lite: internal error: RuntimeError two lines: run again with --debug and report it\n'
@@ -151,7 +155,7 @@ def test_our_bug_is_one_line_and_a_traceback_with_debug(capsys, monkeypatch):
 def test_help_is_everywhere(capsys):
   assert main.main([]) == main.main(['--help']) == 0
   listed = capsys.readouterr().out
-  for name in main.COMMANDS:
+  for name in commands.COMMANDS:
     assert f'\n  {name} ' in listed
     assert main.main([name, '--help']) == 0
     assert f't5lite {name}: ' in capsys.readouterr().out
@@ -175,29 +179,31 @@ def test_importing_t5lite_is_quick_and_starts_nothing():
 
 def test_a_tpu_is_looked_for_where_there_may_be_one(tmp_path):
   """The development environment has libtpu, so that the machine decides."""
-  assert not main.has_tpu(tmp_path)
+  assert not backend.has_tpu(tmp_path)
   (tmp_path / 'vfio').mkdir()
   (tmp_path / 'vfio/vfio').touch()  # the driver without a device
-  assert not main.has_tpu(tmp_path)
+  assert not backend.has_tpu(tmp_path)
   (tmp_path / 'vfio/0').touch()
-  assert main.has_tpu(tmp_path)
+  assert backend.has_tpu(tmp_path)
 
 
 def test_a_gpu_is_looked_for_where_there_may_be_one(tmp_path, monkeypatch):
   """The development environment has jax's CUDA plugin, so that the machine decides."""
-  assert not main.has_gpu(tmp_path)
+  assert not backend.has_gpu(tmp_path)
   (tmp_path / 'nvidia-caps').mkdir()  # the driver without a device
-  assert not main.has_gpu(tmp_path)
+  assert not backend.has_gpu(tmp_path)
   for node in ('nvidia0', 'dxg'):  # Linux, and Windows' subsystem for it
     (tmp_path / node).touch()
-    assert main.has_gpu(tmp_path)
+    assert backend.has_gpu(tmp_path)
     (tmp_path / node).unlink()
-  rocm = main.importlib.metadata.EntryPoint('rocm7', 'x', 'jax_plugins')
-  monkeypatch.setattr(main.importlib.metadata, 'entry_points', lambda group: (rocm,))
-  assert main.has_gpu(tmp_path)  # jax knows where to look for it, we do not
+  rocm = backend.importlib.metadata.EntryPoint('rocm7', 'x', 'jax_plugins')
+  monkeypatch.setattr(backend.importlib.metadata, 'entry_points', lambda group: (rocm,))
+  assert backend.has_gpu(tmp_path)  # jax knows where to look for it, we do not
 
 
-@pytest.mark.skipif(main.has_tpu() or main.has_gpu(), reason='this machine may have a TPU or GPU')
+@pytest.mark.skipif(
+  backend.has_tpu() or backend.has_gpu(), reason='this machine may have a TPU or GPU'
+)
 def test_compilers_without_their_devices_say_nothing(tmp_path):
   """An error that comes after jax has looked for devices is one line all the same."""
   unset = ('JAX_PLATFORMS', 'XLA_FLAGS')

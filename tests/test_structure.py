@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # Each part imports only parts that come after it.
 PARTS = (
-  *('__main__', 'main'),
+  *('__main__', 'main', 'commands', 'backend'),
   *(
     'interop',
     'planning',
@@ -51,7 +51,7 @@ PARTS = (
 SIDES = (('models', 'ops', 'meshes', 'sharding'), ('data', 'objectives'))
 # The parts that know each library; none for those that nobody may need.
 LIBRARIES = {
-  'absl': ('main', 'data'),  # data: grain reads its own flags
+  'absl': ('main', 'commands', 'data'),  # data: grain reads its own flags
   'flax': ('models',),
   'grain': ('data',),
   'orbax': ('checkpoint',),

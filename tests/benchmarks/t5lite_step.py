@@ -18,7 +18,7 @@ import numpy as np
 from t5lite import config as c
 from t5lite import data
 from t5lite import host_memory
-from t5lite import main as program
+from t5lite import backend
 from t5lite import models
 from t5lite import presets
 from t5lite import meshes
@@ -79,7 +79,7 @@ def workload_batch(name: str, step: int) -> dict[str, np.ndarray]:
 
 
 def main(name: str) -> None:
-  program.start_jax()
+  backend.start()
   jax.config.update('jax_enable_compilation_cache', False)
   if name in workloads.WORKLOADS:
     config, make = workload_config(name), functools.partial(workload_batch, name)

@@ -1,0 +1,259 @@
+"""The commands of `t5lite`: the flags of each, and what it does with them.
+
+Each imports only what it needs, so that a wrong flag shows at once.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import json
+import os
+import pathlib
+import re
+
+from absl import flags
+
+from t5lite import backend
+from t5lite import errors
+
+Flags = flags.FlagValues
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """What a command is for, its flags, and what it does with them."""
+
+  summary: str
+  define: Callable[[Flags], None]
+  run: Callable[[Flags], None]
+
+
+def define_config(f: Flags) -> None:
+  flags.DEFINE_string('config', None, 'config file: configs/x.py', flag_values=f, required=True)
+  help = 'section.field=value over the config; repeatable'
+  flags.DEFINE_multi_string('set', [], help, flag_values=f)
+
+
+def define_workdir(f: Flags) -> None:
+  flags.DEFINE_string('workdir', None, 'directory of the run', flag_values=f, required=True)
+
+
+def define_train(f: Flags) -> None:
+  define_config(f)
+  flags.DEFINE_string('workdir', None, 'directory of the run', flag_values=f)
+  help = 'print this many examples as the model sees them, and train nothing'
+  flags.DEFINE_integer('preview', 0, help, flag_values=f, lower_bound=0)
+  help = "HOST:PORT of process 0, if this is one of several; 'auto': as the cluster says"
+  flags.DEFINE_string('coordinator', '', help, flag_values=f)
+  help = 'how many processes there are'
+  flags.DEFINE_integer('num_processes', None, help, flag_values=f, lower_bound=1)
+  help = 'which of them this is, from 0'
+  flags.DEFINE_integer('process_id', None, help, flag_values=f, lower_bound=0)
+
+
+def train(f: Flags) -> None:
+  from t5lite import config as config_lib
+
+  config = config_lib.load(f.config, f.set)
+  if f.preview:
+    from t5lite.data import preview
+
+    print(preview.preview(config, f.preview))
+    return
+  if not f.workdir:
+    raise errors.ConfigError('missing flag', '--workdir', 'say where the run is kept')
+  backend.start()
+  from t5lite import processes
+  from t5lite import train as train_lib
+
+  if f.coordinator:
+    processes.join(f.coordinator, f.num_processes, f.process_id)
+  elif f.num_processes is not None or f.process_id is not None:
+    raise errors.ConfigError('missing flag', '--coordinator', 'say where process 0 is')
+  train_lib.run(config, f.workdir)
+
+
+def define_evaluate(f: Flags) -> None:
+  define_workdir(f)
+  flags.DEFINE_string('output', '', 'also write the numbers to this JSON file', flag_values=f)
+
+
+def evaluate(f: Flags) -> None:
+  backend.start()
+  from t5lite import evaluate as evaluate_lib
+  from t5lite import metrics
+
+  values = evaluate_lib.run(f.workdir)
+  print(f'step {values["step"]}  {metrics.describe_evaluation(values)}')
+  if f.output:
+    pathlib.Path(f.output).write_text(json.dumps(values, indent=2) + '\n')
+
+
+def define_tokenizer(f: Flags) -> None:
+  help = "glob of text files, or 'corpus'; repeatable"
+  flags.DEFINE_multi_string('input', None, help, flag_values=f, required=True)
+  help = 'tokens in all, the 100 sentinels included'
+  flags.DEFINE_integer('vocab_size', None, help, flag_values=f, required=True, lower_bound=1)
+  flags.DEFINE_string('output', None, 'model file to write', flag_values=f, required=True)
+  kinds = ['unigram', 'bpe']
+  flags.DEFINE_enum('model_type', 'unigram', kinds, 'kind of model', flag_values=f)
+
+
+def tokenizer(f: Flags) -> None:
+  from t5lite.data import tokenizer_training
+
+  made = tokenizer_training.train(f.input, f.vocab_size, f.output, f.model_type)
+  print(f'{made.path}: {made.vocabulary.size:,} tokens')
+
+
+def define_prepare(f: Flags) -> None:
+  define_config(f)
+  flags.DEFINE_string('output', None, 'directory for the tokens', flag_values=f, required=True)
+  help = 'that tokenise side by side; 0: one for each core'
+  flags.DEFINE_integer('processes', 0, help, flag_values=f, lower_bound=0)
+
+
+def prepare(f: Flags) -> None:
+  from t5lite import config as config_lib
+  from t5lite.data import prepare as prepare_lib
+
+  config = config_lib.load(f.config, f.set)
+  source = prepare_lib.prepare(config, f.output, f.processes or os.cpu_count() or 1)
+  print(f'train from it with --set=data.source="{source}"')
+
+
+def define_generate(f: Flags) -> None:
+  define_workdir(f)
+  flags.DEFINE_string('prompt', '', 'text to go on from; of T5: its input', flag_values=f)
+  flags.DEFINE_string('input', '', 'file with a prompt on each line', flag_values=f)
+  flags.DEFINE_integer('max_tokens', 64, 'new tokens at most', flag_values=f, lower_bound=1)
+  kinds = ['greedy', 'sample']
+  flags.DEFINE_enum('sampler', 'greedy', kinds, 'how tokens are picked', flag_values=f)
+  flags.DEFINE_float('temperature', 1.0, 'of sample', flag_values=f, lower_bound=1e-3)
+  flags.DEFINE_integer('top_k', 0, 'of sample; 0: all tokens', flag_values=f, lower_bound=0)
+  flags.DEFINE_float('top_p', 1.0, 'of sample', flag_values=f, lower_bound=0, upper_bound=1)
+  flags.DEFINE_integer('seed', 0, 'of sample', flag_values=f, lower_bound=0)
+
+
+def generate(f: Flags) -> None:
+  if bool(f.prompt) == bool(f.input):
+    raise errors.ConfigError('give one of two flags', '--prompt, --input', 'a text, or a file')
+  prompts = read_lines(pathlib.Path(f.input)) if f.input else [f.prompt]
+  backend.start()
+  import jax
+
+  from t5lite import decoding
+  from t5lite import evaluate as evaluate_lib
+  from t5lite.data import tokenizer as tokenizer_lib
+
+  sampler = decoding.Sampler()
+  if f.sampler == 'sample':
+    sampler = decoding.Sampler(temperature=f.temperature, top_k=f.top_k, top_p=f.top_p)
+  config, mesh, params, _ = evaluate_lib.load(f.workdir)
+  tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  with jax.set_mesh(mesh):
+    key = jax.random.key(f.seed)
+    texts = decoding.write(
+      config, params, tokenizer, prompts, max_tokens=f.max_tokens, sampler=sampler, key=key
+    )
+  print('\n'.join(texts))
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+  """Returns the lines of a text file; raises DataError if there is none, or not of UTF-8."""
+  try:
+    return path.read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    remedy = 'give a UTF-8 file with a prompt on each line'
+    raise errors.DataError('cannot read prompts', f'{path} ({error})', remedy) from error
+
+
+def define_fill(f: Flags) -> None:
+  define_workdir(f)
+  help = 'text with [MASK] or <extra_id_0>, <extra_id_1>, ... in it'
+  flags.DEFINE_string('text', None, help, flag_values=f, required=True)
+  flags.DEFINE_integer('top_k', 5, 'candidates a gap', flag_values=f, lower_bound=1)
+
+
+def fill(f: Flags) -> None:
+  backend.start()
+  import jax
+
+  from t5lite import decoding
+  from t5lite import evaluate as evaluate_lib
+  from t5lite.data import tokenizer as tokenizer_lib
+
+  config, mesh, params, _ = evaluate_lib.load(f.workdir)
+  tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  with jax.set_mesh(mesh):
+    gaps = decoding.fill(config, params, tokenizer, f.text, f.top_k)
+  for gap in gaps:
+    print(gap.mark)
+    for text, probability in gap.candidates:
+      print(f'  {probability:6.1%}  {text!r}')
+
+
+def report(f: Flags) -> None:
+  from t5lite.insight import report as report_lib
+
+  print(report_lib.write(f.workdir))
+
+
+def define_plan(f: Flags) -> None:
+  define_config(f)
+  help = 'what to compile for; none of it need be there: v5e:4x4, v5p:4x4x4, h100:8, h100:4x8'
+  flags.DEFINE_string('topology', '', help, flag_values=f)
+  flags.DEFINE_integer('slices', 1, 'slices of that TPU topology', flag_values=f, lower_bound=1)
+  flags.DEFINE_string('devices', '', 'instead of a topology: cpu:8', flag_values=f)
+  flags.DEFINE_boolean('search', False, 'try meshes, remat and microbatches', flag_values=f)
+  flags.DEFINE_string('output', '', 'also write the numbers to this JSON file', flag_values=f)
+
+
+def plan(f: Flags) -> None:
+  count = re.fullmatch(r'cpu:([1-9]\d*)', f.devices)
+  if bool(f.topology) == bool(f.devices) or bool(f.devices) != bool(count):
+    given = f'--topology={f.topology} --devices={f.devices}'
+    remedy = 'use --topology=v5e:4x4, --topology=h100:8 or --devices=cpu:8'
+    raise errors.ConfigError('give one of two flags', given, remedy)
+  if f.devices and f.slices > 1:
+    raise errors.ConfigError('CPU devices have no slices', f'--slices={f.slices}', 'leave it out')
+  if f.output and not pathlib.Path(f.output).absolute().parent.is_dir():
+    raise errors.ConfigError('no such directory', f'--output={f.output}', 'make it first')
+  from t5lite import compiler
+  from t5lite import config as config_lib
+
+  compiler.without_tpu()
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # compilers must not look for a device to run on
+  config = config_lib.load(f.config, f.set)
+  import jax
+
+  jax.config.update('jax_platforms', 'cpu')
+  if count:
+    jax.config.update('jax_num_cpu_devices', int(count[1]))
+  from t5lite import planning
+  from t5lite.planning import page
+  from t5lite.planning import search
+  from t5lite.planning import topologies
+
+  topology = topologies.cpu(int(count[1])) if count else topologies.named(f.topology, f.slices)
+  if f.search:
+    plans = search.search(config, topology, report=print)
+    print(search.text(plans))
+    made = [plan.to_dict() for plan in plans]
+  else:
+    plan = planning.plan(config, topology)
+    print(page.text(plan))
+    made = plan.to_dict()
+  if f.output:
+    pathlib.Path(f.output).write_text(json.dumps(made, indent=2) + '\n')
+
+
+COMMANDS = {
+  'train': Command('pre-train, continue, fine-tune', define_train, train),
+  'evaluate': Command('losses of the newest checkpoint', define_evaluate, evaluate),
+  'generate': Command('text out: a continuation, or the T5 target', define_generate, generate),
+  'fill': Command('fill BERT masks and T5 sentinels', define_fill, fill),
+  'tokenizer': Command('train a sentencepiece model', define_tokenizer, tokenizer),
+  'prepare': Command('tokenise once, into array_record shards', define_prepare, prepare),
+  'plan': Command('compile for devices that are not there', define_plan, plan),
+  'report': Command('write report.html: curves, samples, settings', define_workdir, report),
+}
