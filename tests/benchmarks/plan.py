@@ -78,10 +78,14 @@ def row(line: dict) -> str:
   name = f'{line["config"]} {" ".join(line["overrides"])}'.strip()
   plan, gib = line.get('plan'), 2**30
   if plan is None:
-    return f'| {name} | {line["topology"]} | failed | | | | | | | |'
+    return f'| {name} | {line["topology"]} | failed | | | | | | | | |'
   memory, bounds = plan['memory'], plan['bounds']
   fits = {True: 'yes', False: 'no'}[memory['fits']]
-  sizes = f'{memory["peak"] / gib:.2f} of {memory["limit"] / gib:.2f} | {fits}'
+  counted = ''
+  if memory['arguments']:
+    share = memory['arguments'] / memory['arguments_by_hand']
+    counted = f'{memory["arguments"] / gib:.2f}, {share:.1%}'
+  sizes = f'{counted} | {memory["peak"] / gib:.2f} of {memory["limit"] / gib:.2f} | {fits}'
   times = ' | | | '
   if bounds:
     step = (
@@ -97,8 +101,8 @@ def row(line: dict) -> str:
 def table(lines: list[dict]) -> str:
   """Returns the Markdown table."""
   heads = (
-    *('config', 'topology', 'GiB a device', 'fits', 'ms a step', 'MFU', 'days', 'largest roof'),
-    'planning took',
+    *('config', 'topology', 'arguments, of the hand count', 'GiB a device', 'fits', 'ms a step'),
+    *('MFU', 'days', 'largest roof', 'planning took'),
   )
   rule = '| ' + ' | '.join(['---'] * len(heads)) + ' |'
   return '\n'.join(['| ' + ' | '.join(heads) + ' |', rule, *map(row, lines)])
