@@ -104,13 +104,13 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str | pathlib.Path) -> Trained:
-  """Returns the newest checkpoint of a workdir, sharded over all devices.
+  """Returns the newest checkpoint of a workdir, over the devices that are here, however many.
 
   Raises:
     CheckpointError: there is none, or it is damaged.
   """
   config = load_config(workdir)
-  mesh = meshes.make(config.parallel)
+  mesh = meshes.for_use(config)
   with jax.set_mesh(mesh):
     traced = jax.eval_shape(lambda: models.init(config.model, jax.random.key(0)))
     abstract = sharding.shard_like(traced, mesh)

@@ -47,6 +47,26 @@ def make(parallel: config_lib.Parallel, devices: list[Any] | None = None) -> jax
     raise errors.ConfigError("mesh does not lie on the devices' torus", where, remedy) from error
 
 
+def for_use(config: config_lib.Config, devices: list[Any] | None = None) -> jax.sharding.Mesh:
+  """Returns the mesh of a run where it fits the devices, else the plainest that does.
+
+  What a run left is used on other devices than it was trained on, and is the same on every mesh.
+
+  Raises:
+    ConfigError: no mesh fits.
+  """
+  devices = jax.devices() if devices is None else devices
+  try:
+    mesh = make(config.parallel, devices)
+    check_divides(config, mesh)
+    return mesh
+  except errors.ConfigError:
+    other = next(legal(devices, config), None)
+    if other is None:
+      raise
+    return make(other, devices)
+
+
 def _placed(shape: tuple[int, ...], devices: list[Any]) -> jax.sharding.Mesh:
   """Returns the mesh of that shape; raises NotImplementedError if it is not on the torus."""
   kinds = (jax.sharding.AxisType.Explicit,) * len(sharding.AXES)
@@ -94,7 +114,7 @@ def described(meshes: Iterator[config_lib.Parallel]) -> str:
   """Returns the first few meshes as text, e.g. 'a mesh of data=8; data=4 model=2'."""
   few = list(itertools.islice(meshes, NAMED + 1))
   names = [
-    ' '.join(f'{axis}={n}' for axis, n in dataclasses.asdict(parallel).items() if n > 1)
+    ' '.join(f'{axis}={n}' for axis, n in dataclasses.asdict(parallel).items() if n > 1) or 'data=1'
     for parallel in few[:NAMED]
   ]
   return f'a mesh of {"; ".join(names)}{"; ..." if len(few) > NAMED else ""}'

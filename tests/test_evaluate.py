@@ -1,9 +1,13 @@
 """Held-out numbers are what they say: worked out again from the logits and the text."""
 
 import collections
+import dataclasses
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 
 from t5lite import config as config_lib
 from t5lite import data
+from t5lite import errors
 from t5lite import evaluate
 from t5lite import main
 from t5lite import models
@@ -86,3 +91,32 @@ def test_the_command_gives_the_numbers_of_the_run(tmp_path, capsys, monkeypatch)
   )
   written = json.loads((tmp_path / 'out.json').read_text())
   assert written['eval/loss'] == pytest.approx(logged['eval/loss'], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_of_eight_devices_is_used_on_one(tmp_path):
+  """In a process of its own; the run's mesh cannot be made there."""
+  overrides = [*SMALL, 'train.steps=1', 'train.sample_every=0', 'parallel.model=2']
+  overrides += ['model.num_experts=4', 'model.moe_every=1', 'parallel.expert=4']
+  train.run(config_lib.load(ROOT / 'configs/tiny_gpt.py', overrides), tmp_path / 'run')
+  records = [json.loads(line) for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
+  logged = next(values for values in records if 'eval/loss' in values)
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
+  for command in (['evaluate', f'--output={tmp_path}/out.json'], ['generate', '--prompt=The']):
+    words = [sys.executable, '-m', 't5lite', command[0], f'--workdir={tmp_path}/run', *command[1:]]
+    subprocess.run(words, env=environment, check=True)
+  written = json.loads((tmp_path / 'out.json').read_text())
+  assert written['eval/loss'] == pytest.approx(logged['eval/loss'], rel=1e-5)
+
+
+def test_a_run_is_used_on_its_own_mesh_or_the_plainest_that_fits():
+  config = small('tiny_gpt')
+  on = lambda count, **sizes: meshes.for_use(
+    dataclasses.replace(config, parallel=config_lib.Parallel(**sizes)), jax.devices()[:count]
+  )
+  own = on(8, model=2).shape
+  assert (own['data'], own['model']) == (4, 2)
+  assert on(1, data=4, model=2).size == 1
+  assert on(4, data=4, model=2).shape['data'] == 4
+  with pytest.raises(errors.ConfigError, match='batch_size .*=8 over 6 devices'):
+    on(6)
