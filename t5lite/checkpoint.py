@@ -3,10 +3,11 @@
 WORKDIR/checkpoints/STEP holds three items: `params` and `rest` (step and optimizer state), flat
 dicts of arrays by their path in the state, and `manifest`, JSON of what made them. The manifest
 also has dtype, shape and digest of every array, and a digest of itself: orbax restores a flipped
-bit, and casts to another dtype, without a word.
+bit, and casts to another dtype, without a word. A checkpoint of parameters from elsewhere has no
+`rest`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
@@ -29,6 +31,7 @@ from t5lite import processes
 
 FOLDER, PARAMS, REST, MANIFEST = 'checkpoints', 'params', 'rest', 'manifest'
 FORMAT = 1  # of the layout above
+COMPRESSOR = {'id': 'zstd', 'level': 1}  # orbax's
 Path = str | os.PathLike[str]
 Flat = dict[str, Any]  # arrays by path, e.g. 'params.encoder.layers.mlp.input.kernel'
 Manifest = dict[str, Any]
@@ -118,6 +121,16 @@ class Checkpointer:
       self._manager.save(step, args=items, force=True)
     self._last = step
 
+  def has_params_only(self) -> bool:
+    """Returns whether what is saved came from elsewhere: parameters to start from, no more."""
+    if self._last is None:
+      return False
+    return not split(Saved(self._workdir, self._last).manifest()['arrays'])[1]
+
+  def restore_params(self, abstract: Any) -> Any:
+    """Returns the newest parameters; as `restore_params` below."""
+    return restore_params(self._workdir, abstract)[0]
+
   def restore(self, abstract: Any) -> tuple[Any, Manifest]:
     """Returns the newest state and its manifest.
 
@@ -179,6 +192,36 @@ def restore_params(workdir: Path, abstract: Any, step: int | None = None) -> tup
   return restore_params(workdir, abstract)  # a trainer made a newer one and deleted this
 
 
+def write_params(
+  workdir: Path, arrays: Iterable[tuple[str, np.ndarray]], manifest: Manifest
+) -> None:
+  """Writes parameters from elsewhere as the checkpoint of step 0, without optimizer state.
+
+  Args:
+    workdir: has no checkpoint yet; whole only when this returns.
+    arrays: (path, float32 array) of each, e.g. 'encoder.layers.mlp.input.kernel'; one at a time is
+      held.
+    manifest: what made them, for JSON.
+
+  Raises:
+    DiskError: they could not be written.
+  """
+  folder, described = Saved(pathlib.Path(workdir).absolute(), 0).path, {}
+  with _writing(pathlib.Path(workdir)):
+    for path, x in arrays:
+      name = f'{PARAMS}.{path}'
+      described |= integrity.describe({name: jnp.asarray(x)})
+      _create(folder / PARAMS, name, x.shape).write(x).result()
+    manifest = {**manifest, 'format': FORMAT, 'arrays': described}
+    (folder / MANIFEST).mkdir()
+    (folder / MANIFEST / 'metadata').write_text(json.dumps(integrity.sealed(manifest)))
+
+
+def newest(workdir: Path) -> 'Saved':
+  """Returns the newest checkpoint; raises CheckpointError if there is none."""
+  return Saved(pathlib.Path(workdir).absolute(), _newest(workdir))
+
+
 @dataclasses.dataclass(frozen=True)
 class Saved:
   """A checkpoint on disk."""
@@ -214,6 +257,19 @@ class Saved:
           f' {want.get(name, "missing")} in the config',
           'use the config that it was trained with, or a new workdir',
         )
+
+  def check_params(self, manifest: Manifest, abstract: Flat) -> None:
+    """Raises CheckpointError unless the parameters are those wanted, by their path in the tree."""
+    wanted = {f'{PARAMS}.{path}': x for path, x in abstract.items()}
+    self.check_same(split(manifest['arrays'])[0], wanted)
+
+  def param(self, path: str, manifest: Manifest) -> np.ndarray:
+    """Returns one parameter by its path in the tree, its digest checked, and reads no other."""
+    name = f'{PARAMS}.{path}'
+    said = manifest['arrays'][name]
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.ShapeDtypeStruct(said['shape'], said['dtype'], sharding=one)
+    return np.asarray(self.arrays(PARAMS, {name: wanted}, manifest)[name])
 
   def arrays(self, item: str, wanted: Flat, manifest: Manifest) -> Flat:
     """Returns the arrays of an item, into the shardings that are wanted, with digests checked."""
@@ -289,8 +345,18 @@ def _open(item: pathlib.Path, name: str) -> ts.Future[ts.TensorStore]:
   """Returns the array of that name, being opened."""
   # Not through orbax: after one damaged array it leaves the reads of the others running, on a loop
   # that it has closed, and they fill stderr. This is its documented layout.
+  return ts.open(_store(item, name), open=True, read=True)
+
+
+def _create(item: pathlib.Path, name: str, shape: tuple[int, ...]) -> ts.TensorStore:
+  """Returns a new float32 array of that name. (Orbax takes all arrays of an item at once.)"""
+  metadata = {'shape': shape, 'chunks': shape, 'dtype': '<f4', 'compressor': COMPRESSOR}
+  return ts.open({**_store(item, name), 'metadata': metadata}, create=True).result()
+
+
+def _store(item: pathlib.Path, name: str) -> dict[str, Any]:
   store = {'driver': 'ocdbt', 'base': {'driver': 'file', 'path': f'{item}/'}, 'path': f'{name}/'}
-  return ts.open({'driver': 'zarr', 'kvstore': store}, open=True, read=True)
+  return {'driver': 'zarr', 'kvstore': store}
 
 
 def _array(opened: ts.Future[ts.TensorStore] | None, wanted: jax.ShapeDtypeStruct) -> jax.Array:

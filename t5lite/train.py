@@ -179,9 +179,13 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
 def start(
   config: config_lib.Config, mesh: jax.sharding.Mesh, dataset: Any, checkpointer: Any
 ) -> State:
-  """Returns the newest saved state, or a new one, whose parameters may come from `init_from`."""
+  """Returns the newest saved state, or a new one.
+
+  The new one's parameters come from an import into this workdir, from `init_from` or the seed.
+  """
   abstract = sharding.shard_like(jax.eval_shape(functools.partial(init_state, config)), mesh)
-  if checkpointer.latest_step() is not None:
+  imported = checkpointer.has_params_only()
+  if checkpointer.latest_step() is not None and not imported:
     state, manifest = checkpointer.restore(abstract)
     if manifest['tokenizer'] != dataset.tokenizer.digest:
       raise errors.CheckpointError(
@@ -190,9 +194,12 @@ def start(
         'use the same data.tokenizer, or a new workdir',
       )
     return state
-  if not config.init_from:
+  if imported:
+    params = checkpointer.restore_params(abstract.params)
+  elif config.init_from:
+    params, _ = checkpoint.restore_params(config.init_from, abstract.params)
+  else:
     return jax.jit(functools.partial(init_state, config))()
-  params, _ = checkpoint.restore_params(config.init_from, abstract.params)
   return jax.jit(functools.partial(first_state, config), donate_argnums=0)(params)
 
 
