@@ -49,6 +49,8 @@ EXTRAS = {
     'PyYAML>=6',
     'ruff>=0.17',
   ],
+  # t5lite beside Hugging Face's models: for tests alone, nothing else needs torch.
+  'parity': ['t5lite[hf]', 'pytest>=9', 'torch==2.13.0', 'transformers>=5'],
 }
 
 HERE = pathlib.Path(__file__).parent

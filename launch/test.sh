@@ -3,10 +3,16 @@
 #
 #   bash launch/test.sh                       all of it
 #   bash launch/test.sh -m 'not slow'         arguments go to pytest
+#   bash launch/test.sh parity                only the tests beside torch, in .venv-parity
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 source launch/environment.sh
+if [[ ${1:-} == parity ]]; then
+  T5LITE_VENV=${T5LITE_VENV:-.venv-parity}
+  enter_environment parity
+  exec python -m pytest -m parity tests/parity "${@:2}"
+fi
 enter_environment dev
 
 python -m ruff format --check

@@ -30,6 +30,14 @@ def start() -> None:
     host_memory.use_one_arena()
 
 
+def use_cpu() -> None:
+  """Keeps JAX off the accelerators; of a command that needs none."""
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  import jax
+
+  jax.config.update('jax_platforms', 'cpu')
+
+
 def has_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> bool:
   """Returns whether libtpu is installed and the machine has what may be a TPU."""
   nodes = [*devices.glob('accel[0-9]*'), *devices.glob('vfio/[0-9]*')]

@@ -247,6 +247,41 @@ def plan(f: Flags) -> None:
     pathlib.Path(f.output).write_text(json.dumps(made, indent=2) + '\n')
 
 
+def define_export(f: Flags) -> None:
+  define_workdir(f)
+  flags.DEFINE_string('output', None, 'new folder for transformers', flag_values=f, required=True)
+
+
+def export(f: Flags) -> None:
+  backend.use_cpu()
+  from t5lite import interop
+
+  made = interop.export(f.workdir, f.output)
+  print(f'{f.output}: {made.architecture}, {made.num_params:,} parameters, step {made.step:,}')
+  print(f'with {made.tokenizer}')
+
+
+def define_import(f: Flags) -> None:
+  flags.DEFINE_string('from', None, 'folder of transformers', flag_values=f, required=True)
+  flags.DEFINE_string('workdir', None, 'new directory of the run', flag_values=f, required=True)
+  help = 'config file for all but the model; without, a usual one of the family'
+  flags.DEFINE_string('config', '', help, flag_values=f)
+  help = 'section.field=value over the config; repeatable'
+  flags.DEFINE_multi_string('set', [], help, flag_values=f)
+
+
+def import_(f: Flags) -> None:
+  backend.use_cpu()
+  from t5lite import interop
+
+  made = interop.import_model(str(f['from'].value), f.workdir, f.config, f.set)
+  print(f'{f.workdir}: {made.architecture}, {made.num_params:,} parameters, step 0')
+  if made.left_out:
+    print(f'left out, as t5lite has no such head: {", ".join(made.left_out)}')
+  if not made.tokenizer:
+    print('no tokenizer that t5lite reads was there: give one with --set=data.tokenizer=FILE')
+
+
 COMMANDS = {
   'train': Command('pre-train, continue, fine-tune', define_train, train),
   'evaluate': Command('losses of the newest checkpoint', define_evaluate, evaluate),
@@ -255,5 +290,7 @@ COMMANDS = {
   'tokenizer': Command('train a sentencepiece model', define_tokenizer, tokenizer),
   'prepare': Command('tokenise once, into array_record shards', define_prepare, prepare),
   'plan': Command('compile for devices that are not there', define_plan, plan),
+  'export': Command('write a folder that transformers loads', define_export, export),
+  'import': Command('make a workdir of such a folder', define_import, import_),
   'report': Command('write report.html: curves, samples, settings', define_workdir, report),
 }

@@ -55,7 +55,9 @@ LIBRARIES = {
   'flax': ('models',),
   'grain': ('data',),
   'orbax': ('checkpoint',),
+  'safetensors': ('interop',),
   'tensorstore': ('checkpoint',),
+  'tokenizers': ('interop',),
   **dict.fromkeys(('clu', 'seqio', 't5x', 'tensorflow', 'torch'), ()),
 }
 

@@ -1,0 +1,123 @@
+"""From a workdir to a folder that transformers loads."""
+
+import json
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+from t5lite import checkpoint
+from t5lite import config as config_lib
+from t5lite import errors
+from t5lite import evaluate
+from t5lite import metrics
+from t5lite.data import tokenizer as tokenizer_lib
+from t5lite.interop import card
+from t5lite.interop import families
+from t5lite.interop import folders
+from t5lite.interop import tables
+from t5lite.interop import tensors
+
+
+class Exported(NamedTuple):
+  """What was written."""
+
+  architecture: str  # the class of transformers
+  step: int
+  num_params: int
+  tokenizer: str  # what is there of it, in words
+
+
+def export(
+  workdir: str | pathlib.Path, output: str | pathlib.Path, limit: int = tensors.LIMIT
+) -> Exported:
+  """Writes the newest checkpoint of a workdir as a folder of Hugging Face's.
+
+  It takes the memory of the largest array, and is there whole or not at all.
+
+  Args:
+    workdir: of a run.
+    output: the folder, which must not exist.
+    limit: bytes of a file of weights.
+
+  Raises:
+    ConfigError: transformers has no such model, or the output exists.
+    CheckpointError: there is no checkpoint, or it is damaged.
+    DataError: its tokenizer is not there.
+    DiskError: the output cannot be written.
+  """
+  given, output = output, pathlib.Path(output).absolute()
+  folders.check_new(output, '--output')
+  config = evaluate.load_config(workdir)
+  hf = families.to_huggingface(config.model)
+  family = families.of_model(config.model)
+  saved, abstract = checkpoint.newest(workdir), folders.abstract_params(config.model)
+  manifest = saved.manifest()
+  saved.check_params(manifest, abstract)
+  tokenizer = load_tokenizer(config, manifest)
+  hf |= {**token_ids(family, tokenizer, manifest), 'dtype': 'float32'}
+  if family is families.LLAMA:
+    hf['max_position_embeddings'] = config.data.input_length
+  slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
+  num_params = sum(x.size for x in abstract.values())
+  checkpoint.check_room(output.parent, 4 * num_params)
+
+  def each():
+    for entry in family.entries(config.model):
+      arrays = [saved.param(path, manifest) for path in entry.paths]
+      for slot in slots:
+        if slot.entry == entry:
+          yield tables.joined(slot, arrays)
+
+  with folders.whole(output) as folder:
+    tensors.write(folder, {slot.name: slot.shape for slot in slots}, each(), limit)
+    write_json(folder / folders.CONFIG, hf)
+    if family.generates:
+      ids = {key: value for key, value in hf.items() if key.endswith('_token_id')}
+      write_json(folder / 'generation_config.json', ids)
+    if tokenizer is not None:
+      shutil.copyfile(tokenizer.path, folder / folders.SPIECE)
+    loss = card.held_out(pathlib.Path(workdir) / metrics.METRICS, manifest['step'])
+    command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
+    text = card.text(config, family, manifest['step'], num_params, command, loss)
+    (folder / 'README.md').write_text(text)
+  there = 'no tokenizer' if tokenizer is None else f'the tokenizer as {folders.SPIECE}'
+  return Exported(family.architecture, manifest['step'], num_params, there)
+
+
+def load_tokenizer(
+  config: config_lib.Config, manifest: checkpoint.Manifest
+) -> tokenizer_lib.Tokenizer | None:
+  """Returns the tokenizer that the parameters were trained with; None: they were imported without.
+
+  Raises:
+    DataError: it is not there.
+    CheckpointError: another one has its name.
+  """
+  if not manifest['tokenizer']:
+    return None
+  tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  if tokenizer.digest != manifest['tokenizer']:
+    raise errors.CheckpointError(
+      'the checkpoint was trained with another tokenizer',
+      tokenizer.path,
+      'put the one that it was trained with in its place',
+    )
+  return tokenizer
+
+
+def token_ids(
+  family: families.Family, tokenizer: tokenizer_lib.Tokenizer | None, manifest: checkpoint.Manifest
+) -> dict[str, Any]:
+  """Returns the ids of special tokens for config.json: the tokenizer's, or those of the import."""
+  if tokenizer is None:
+    return manifest['token_ids']
+  ids = {'pad_token_id': 0}
+  if family.generates:
+    ids['eos_token_id'] = tokenizer.vocabulary.eos
+  if family in (families.GPT2, families.LLAMA):  # a text begins behind the end of the one before
+    ids['bos_token_id'] = tokenizer.vocabulary.eos
+  return ids
+
+
+def write_json(path: pathlib.Path, tree: dict[str, Any]) -> None:
+  path.write_text(json.dumps(tree, indent=2, sort_keys=True) + '\n')

@@ -1,0 +1,49 @@
+"""A folder that is there whole or not at all, and what both ways know of a model's arrays."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from t5lite import checkpoint
+from t5lite import config as config_lib
+from t5lite import errors
+from t5lite import models
+
+CONFIG, SPIECE = 'config.json', 'spiece.model'
+
+
+def check_new(path: pathlib.Path, flag: str) -> None:
+  """Raises ConfigError if `path` exists, or the folder that it would be in does not."""
+  errors.check(not os.path.lexists(path), 'already there', f'{flag}={path}', 'give a new name')
+  remedy = 'make the folder that it goes into'
+  errors.check(path.parent.is_dir(), 'no such directory', f'{flag}={path}', remedy)
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a folder to fill, which takes the name `path` when the block ends well, else goes.
+
+  Raises:
+    DiskError: it could not be written.
+  """
+  partial = path.with_name(f'.{path.name}.partial-{os.getpid()}')
+  try:
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed, whose number is ours now
+    partial.mkdir()
+    yield partial
+    partial.rename(path)
+  except OSError as error:
+    where = f'{path} ({error.strerror or error})'
+    raise errors.DiskError('not written', where, 'free some space or mend the disk') from error
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def abstract_params(model: config_lib.Model) -> dict[str, Any]:
+  """Returns shape and dtype of a model's arrays by their paths."""
+  return checkpoint.flat(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))

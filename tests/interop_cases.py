@@ -1,0 +1,59 @@
+"""Small models of the families that transformers has, with workdirs of random parameters."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import families
+from t5lite import checkpoint
+from t5lite import config as config_lib
+from t5lite import models
+from t5lite.config import Model
+from t5lite.data import tokenizer
+from t5lite.interop import importing
+
+# transformers wants heads that share the width of BERT, GPT-2 and Llama among them.
+LLAMA = families.odd(families.DECODER, **families.HEADS, d_model=18)
+MODELS = {
+  't5_1_0': families.MODELS['t5_1_0'],
+  't5_1_1': families.MODELS['t5_1_1'],
+  'bert': families.odd(families.BERT, d_model=15),
+  'gpt2': families.odd(families.GPT2, d_model=15),
+  'llama': LLAMA,
+  'llama_tied_biased': dataclasses.replace(
+    LLAMA, tie_embeddings=True, use_bias=True, rotary_base=500.0, activation='gelu_tanh'
+  ),
+}
+
+
+def float32(model: Model, seed: int = 0):
+  """Returns random float32 parameters, none at its initial value."""
+  return jax.tree.map(np.float32, families.random_params(model, seed))
+
+
+def write_workdir(workdir: pathlib.Path, model: Model, params, *, with_tokenizer=False) -> None:
+  """Makes a workdir with a checkpoint of step 3; without a tokenizer where the model is small."""
+  config = importing.run_config(
+    model, 'corpus' if with_tokenizer else '', '', ['data.batch_size=8']
+  )
+  manifest = {
+    'step': 3,
+    'config': config_lib.to_dict(config),
+    'tokenizer': tokenizer.load('corpus').digest if with_tokenizer else '',
+    'token_ids': {'bos_token_id': 1, 'eos_token_id': 1, 'pad_token_id': 0},
+  }
+  with checkpoint.Checkpointer(workdir, config.checkpoint) as checkpointer:
+    state = {'params': params, 'step': np.int32(3)}
+    checkpointer.save(3, jax.tree.map(jnp.asarray, state), manifest)
+  config_lib.save(config, workdir / 'config.json')
+
+
+def read_params(workdir: pathlib.Path, model: Model):
+  """Returns the newest parameters of a workdir."""
+  shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+  one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
+  return checkpoint.restore_params(workdir, abstract)[0]
