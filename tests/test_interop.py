@@ -1,0 +1,383 @@
+"""Export and import are each other's inverse, bit for bit, and refuse what they cannot hold."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import families
+import interop_cases
+from t5lite import checkpoint
+from t5lite import config as config_lib
+from t5lite import errors
+from t5lite import evaluate
+from t5lite import interop
+from t5lite import main
+from t5lite.interop import families as families_lib
+from t5lite.interop import tensors
+
+ROOT = pathlib.Path(__file__).parents[1]
+WEIGHTS = tensors.ONE
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+  """A folder with, for each model, a workdir NAME and its export NAME.hf."""
+  folder = tmp_path_factory.mktemp('exported')
+  for name, model in interop_cases.MODELS.items():
+    interop_cases.write_workdir(folder / name, model, interop_cases.float32(model))
+    interop.export(folder / name, folder / f'{name}.hf')
+  return folder
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+  """A function that gives a copy of an export, to be spoilt."""
+  return lambda name: pathlib.Path(shutil.copytree(exported / f'{name}.hf', tmp_path / 'in'))
+
+
+def assert_same(got, expected) -> None:
+  """Two trees of arrays have the same bits."""
+  assert jax.tree.structure(got) == jax.tree.structure(expected)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_array_equal(np.asarray(a).view(np.uint32), b.view(np.uint32))
+
+
+def change(folder: pathlib.Path, edit) -> None:
+  """Writes the weights of a folder anew, with a dict of tensors that `edit` has changed."""
+  found = safetensors.numpy.load_file(folder / WEIGHTS)
+  edit(found)
+  safetensors.numpy.save_file(found, folder / WEIGHTS)
+
+
+def set_config(folder: pathlib.Path, **changes) -> None:
+  hf = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps({**hf, **changes}))
+
+
+@pytest.mark.parametrize('name', interop_cases.MODELS)
+def test_round_trip_is_bitwise(name, exported, tmp_path):
+  model = interop_cases.MODELS[name]
+  interop.import_model(exported / f'{name}.hf', tmp_path / 'new')
+  assert_same(interop_cases.read_params(tmp_path / 'new', model), interop_cases.float32(model))
+  got = config_lib.load(tmp_path / 'new/config.json').model
+  assert dataclasses.replace(got, layers=model.layers) == model
+  # And back again: the same files, byte for byte, but for the card.
+  interop.export(tmp_path / 'new', tmp_path / 'out')
+  for path in (exported / f'{name}.hf').iterdir():
+    assert path.name == 'README.md' or (tmp_path / 'out' / path.name).read_bytes() == (
+      path.read_bytes()
+    )
+
+
+def test_tensors_lie_as_torch_has_them(exported):
+  """By hand: Linear as [out, in], Conv1D as [in, out] with queries, keys and values in a row."""
+  params = interop_cases.float32(interop_cases.MODELS['t5_1_1'])
+  found = safetensors.numpy.load_file(exported / 't5_1_1.hf' / WEIGHTS)
+  keys = params['decoder']['layers']['cross_attention']['key']['kernel'][3]
+  np.testing.assert_array_equal(found['decoder.block.3.layer.1.EncDecAttention.k.weight'], keys.T)
+  np.testing.assert_array_equal(found['lm_head.weight'], params['lm_head']['kernel'].T)
+  params = interop_cases.float32(interop_cases.MODELS['gpt2'])
+  found = safetensors.numpy.load_file(exported / 'gpt2.hf' / WEIGHTS)
+  attention = params['decoder']['layers']['attention']
+  three = [attention[part]['kernel'][1] for part in ('query', 'key', 'value')]
+  np.testing.assert_array_equal(
+    found['transformer.h.1.attn.c_attn.weight'], np.concatenate(three, axis=1)
+  )
+
+
+def test_weights_over_the_limit_are_cut_into_files(exported, tmp_path):
+  interop.export(exported / 't5_1_1', tmp_path / 'out', limit=4000)
+  index = json.loads((tmp_path / 'out' / tensors.INDEX).read_text())
+  names = sorted(set(index['weight_map'].values()))
+  last = len(names)
+  assert last > 5 and names[0] == f'model-00001-of-{last:05}.safetensors'
+  assert names == sorted(path.name for path in (tmp_path / 'out').glob('*.safetensors'))
+  found = {}
+  for name in names:
+    part = safetensors.numpy.load_file(tmp_path / 'out' / name)
+    assert sum(x.nbytes for x in part.values()) <= 4000 or len(part) == 1
+    assert part.keys() == {tensor for tensor, at in index['weight_map'].items() if at == name}
+    found |= part
+  whole = safetensors.numpy.load_file(exported / 't5_1_1.hf' / WEIGHTS)
+  assert_same(found, whole)
+  assert index['metadata']['total_size'] == sum(x.nbytes for x in whole.values())
+  interop.import_model(tmp_path / 'out', tmp_path / 'new')
+  model = interop_cases.MODELS['t5_1_1']
+  assert_same(interop_cases.read_params(tmp_path / 'new', model), interop_cases.float32(model))
+
+
+@pytest.mark.parametrize('kind', ['float16', 'bfloat16'])
+def test_half_precision_is_widened_exactly(kind, copied, tmp_path):
+  folder, kind = copied('bert'), np.dtype(getattr(ml_dtypes, kind, kind))
+  change(folder, lambda found: found.update({k: x.astype(kind) for k, x in found.items()}))
+  interop.import_model(folder, tmp_path / 'new')
+  model = interop_cases.MODELS['bert']
+  expected = jax.tree.map(lambda x: x.astype(kind).astype(np.float32), interop_cases.float32(model))
+  assert_same(interop_cases.read_params(tmp_path / 'new', model), expected)
+
+
+def old_bert(found):
+  for name in [name for name in found if 'LayerNorm' in name]:
+    new = name.replace('LayerNorm.weight', 'LayerNorm.gamma')
+    found[new.replace('LayerNorm.bias', 'LayerNorm.beta')] = found.pop(name)
+  found['bert.embeddings.position_ids'] = np.arange(11.0, dtype=np.float32)
+  found['cls.predictions.decoder.weight'] = found['bert.embeddings.word_embeddings.weight']
+  found['bert.pooler.dense.weight'] = np.zeros((15, 15), np.float32)
+
+
+def old_gpt2(found):
+  for name in list(found):
+    found[name.removeprefix('transformer.')] = found.pop(name)
+  found['h.0.attn.bias'] = np.ones((1, 1, 11, 11), np.float32)
+
+
+def old_t5(found):
+  found['encoder.embed_tokens.weight'] = found.pop('shared.weight')
+
+
+OLD = {'bert': old_bert, 'gpt2': old_gpt2, 't5_1_0': old_t5}
+
+
+@pytest.mark.parametrize('name', OLD)
+def test_older_names_copies_and_buffers_are_read(name, copied, tmp_path):
+  folder, model = copied(name), interop_cases.MODELS[name]
+  change(folder, OLD[name])
+  made = interop.import_model(folder, tmp_path / 'new')
+  assert made.left_out == (['bert.pooler.dense.weight'] if name == 'bert' else [])
+  assert_same(interop_cases.read_params(tmp_path / 'new', model), interop_cases.float32(model))
+
+
+def pickle_only(folder):
+  (folder / WEIGHTS).rename(folder / 'pytorch_model.bin')
+
+
+def index_of(name):
+  def spoil(folder):
+    (folder / WEIGHTS).rename(folder / 'x.safetensors')
+    places = {'shared.weight': name.format(folder)}
+    (folder / tensors.INDEX).write_text(json.dumps({'weight_map': places}))
+
+  return spoil
+
+
+def lying(folder):
+  content = (folder / WEIGHTS).read_bytes()
+  (folder / WEIGHTS).write_bytes(content.replace(b'"shape":[29,14]', b'"shape":[29,15]'))
+
+
+def cut_short(folder):
+  content = (folder / WEIGHTS).read_bytes()
+  (folder / WEIGHTS).write_bytes(content[:-1])
+
+
+def huge_header(folder):
+  content = (folder / WEIGHTS).read_bytes()
+  (folder / WEIGHTS).write_bytes(b'\xff' * 7 + b'\x7f' + content[8:])
+
+
+def tensor(name, value):
+  def spoil(folder):
+    change(folder, lambda found: found.update({name: value} if value is not None else {}))
+    if value is None:
+      change(folder, lambda found: found.pop(name))
+
+  return spoil
+
+
+def config(**changes):
+  return lambda folder: set_config(folder, **changes)
+
+
+LAST = 'encoder.final_layer_norm.weight'
+BAD = {
+  'pickle': (pickle_only, 'no safetensors files, and pickles are not read: .*model.bin: convert'),
+  'nothing': (lambda folder: (folder / WEIGHTS).unlink(), 'no weights: .* has no model.safet'),
+  'above': (index_of('../in/x.safetensors'), r"a file outside of the folder: '\.\./in/x.*: give"),
+  'absolute': (index_of('{}/x.safetensors'), "a file outside of the folder: '/.*: give"),
+  'up': (index_of('..'), r"a file outside of the folder: '\.\.' in"),
+  'index': (lambda f: (f / tensors.INDEX).write_text('[]'), 'damaged index: .*: give'),
+  'absent': (index_of('y.safetensors'), 'damaged weights: .*y.safetensors .*No such file'),
+  'lying': (lying, 'damaged weights: .*model.safetensors .SafetensorError: '),
+  'short': (cut_short, 'damaged weights: .*SafetensorError: '),
+  'header': (huge_header, 'damaged weights: .*SafetensorError: '),
+  'missing': (tensor(LAST, None), f'missing tensor: {LAST} in .*/in: give the weights of a T5For'),
+  'shape': (tensor(LAST, np.ones(13, np.float32)), rf'another shape: {LAST} .*\[13\], not \[14\]'),
+  'new': (tensor('odd.weight', np.ones(3, np.float32)), 'unexpected tensor: odd.weight in'),
+  'integer': (tensor(LAST, np.ones(14, np.int32)), f'not a float .*: {LAST} in .* is I32: give'),
+  'untied': (
+    tensor('lm_head.weight', np.ones((29, 14), np.float32)),
+    'tied tensors differ: lm_head.weight and shared.weight in .*: if .* "tie_word_embeddings": fal',
+  ),
+  'kind': (config(model_type='opt'), "not a model of t5lite: .*config.json: model_type='opt'"),
+  'activation': (config(feed_forward_proj='gated-tanh'), "feed_forward_proj='gated-tanh': use one"),
+  'padding': (config(pad_token_id=3), 'config.json: pad_token_id=3: only 0 can be imported'),
+  'type': (config(num_heads='3'), "config.json: num_heads='3'"),
+  'no_key': (config(d_model=None), 'config.json: no d_model: give'),
+  'list': (lambda f: (f / 'config.json').write_text('[]'), 'no config of a model: .*config.json'),
+  'no_config': (lambda f: (f / 'config.json').unlink(), 'no config of a model: .*FileNotFound'),
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_what_cannot_be_imported_is_one_line_and_nothing_is_written(case, copied, tmp_path, capsys):
+  spoil, line = BAD[case]
+  spoil(copied('t5_1_0'))
+  assert main.main(['import', f'--from={tmp_path}/in', f'--workdir={tmp_path}/new']) == 66
+  err = capsys.readouterr().err
+  assert err.count('\n') == 1 and re.match(f't5lite: .*{line}', err), err
+  assert [path.name for path in tmp_path.iterdir()] == ['in']
+
+
+T5, BERT = interop_cases.MODELS['t5_1_1'], interop_cases.MODELS['bert']
+GPT2, LLAMA = interop_cases.MODELS['gpt2'], interop_cases.MODELS['llama']
+UNKNOWN = {
+  "model.norm='layer': T5For.* has norm='rms'": (T5, dict(norm='layer')),
+  "model.activation='gelu' model.gated=True: T5": (T5, dict(activation='gelu')),
+  'model.num_kv_heads=1: T5.* has num_kv_heads=3': (T5, dict(num_kv_heads=1)),
+  'model.num_experts=4: T5.* has num_experts=0': (T5, dict(num_experts=4)),
+  "model.positions='rotary': Bert.* has positions='lea": (
+    families.odd(families.BERT, head_dim=6),
+    dict(positions='rotary', max_length=0),
+  ),
+  'model.num_token_types=0: Bert.* has num_token_types=1': (BERT, dict(num_token_types=0)),
+  'model.head_dim=7: GPT2.* has head_dim=5': (GPT2, dict(head_dim=7)),
+  'model.local_window=3: Llama.* has local_window=0': (LLAMA, dict(local_window=3)),
+  'model.d_model=14: Llama.* has d_model=12': (LLAMA, dict(d_model=14)),
+}
+
+
+@pytest.mark.parametrize('line', UNKNOWN)
+def test_a_model_that_transformers_does_not_have_is_refused(line):
+  model, changes = UNKNOWN[line]
+  with pytest.raises(errors.ConfigError, match=f'not a model of transformers: {line}'):
+    families_lib.to_huggingface(dataclasses.replace(model, **changes))
+
+
+def test_what_is_there_is_not_overwritten(exported, capsys):
+  for arguments in (
+    ['export', f'--workdir={exported}/bert', f'--output={exported}/bert.hf'],
+    ['import', f'--from={exported}/bert.hf', f'--workdir={exported}/bert'],
+  ):
+    assert main.main(arguments) == 64
+    assert 'already there' in capsys.readouterr().err
+  arguments = ['export', f'--workdir={exported}/bert', f'--output={exported}/no/way']
+  assert main.main(arguments) == 64
+  assert 'no such directory' in capsys.readouterr().err
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+  command = [sys.executable, '-c', program, *map(str, arguments)]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_killed_export_leaves_nothing_under_its_name(exported, tmp_path):
+  killed = run(
+    """
+import itertools, os, signal, sys
+from t5lite import interop
+from t5lite.interop import tables
+count, joined = itertools.count(), tables.joined
+def kill_the_third(*arguments):
+  if next(count) == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return joined(*arguments)
+tables.joined = kill_the_third
+interop.export(*sys.argv[1:])
+""",
+    exported / 'gpt2',
+    tmp_path / 'out',
+  )
+  assert killed.returncode == -9, killed.stderr
+  (partial,) = tmp_path.iterdir()
+  assert partial.name.startswith('.out.partial-')
+  interop.export(exported / 'gpt2', tmp_path / 'out')
+  weights = [folder / WEIGHTS for folder in (tmp_path / 'out', exported / 'gpt2.hf')]
+  assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(exported, tmp_path):
+  """The system refuses a file of more than 4096 bytes."""
+  done = run(
+    """
+import resource, sys
+from t5lite import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+sys.exit(main.main(sys.argv[1:]))
+""",
+    'export',
+    f'--workdir={exported}/gpt2',
+    f'--output={tmp_path}/out',
+  )
+  assert done.returncode == 73 and re.match('t5lite: not written: .*/out .*File too', done.stderr)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_bit_of_an_import_is_found(exported, tmp_path):
+  interop.import_model(exported / 't5_1_1.hf', tmp_path / 'new')
+  (largest, *_) = sorted(
+    (path for path in (tmp_path / 'new/checkpoints/0/params').rglob('*') if path.is_file()),
+    key=lambda path: -path.stat().st_size,
+  )
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 1
+  largest.write_bytes(content)
+  with pytest.raises(errors.CheckpointError, match='damaged checkpoint'):
+    interop_cases.read_params(tmp_path / 'new', interop_cases.MODELS['t5_1_1'])
+
+
+WHOLE = families.odd(families.GPT2, d_model=16, num_heads=4, num_kv_heads=4, head_dim=4)
+WHOLE = dataclasses.replace(WHOLE, vocab_size=8192, max_length=16)
+
+
+@pytest.mark.slow
+def test_an_import_is_evaluated_trained_and_continued(tmp_path, capsys, monkeypatch):
+  """With its tokenizer: all that was said of the first run is true of what comes back."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'xla'))
+  run, new, more = (tmp_path / name for name in ('run', 'new', 'more'))
+  interop_cases.write_workdir(run, WHOLE, interop_cases.float32(WHOLE), with_tokenizer=True)
+  measured = {'eval/loss': 9.87654321, 'step': 2}
+  (run / 'metrics.jsonl').write_text(json.dumps(measured) + '\n' + json.dumps({'step': 3}) + '\n')
+  assert main.main(['export', f'--workdir={run}', f'--output={tmp_path}/out']) == 0
+  said = (tmp_path / 'out/README.md').read_text()
+  assert 'Held-out loss: 9.8765 nats per token, at step 2\n' in said and 'Step: 3\n' in said
+  ids = json.loads((tmp_path / 'out/generation_config.json').read_text())
+  assert ids == {'bos_token_id': 1, 'eos_token_id': 1, 'pad_token_id': 0}
+
+  arguments = ['import', f'--from={tmp_path}/out', f'--workdir={new}', '--set=eval.batches=1']
+  assert main.main(arguments) == 0
+  assert 'no tokenizer' not in capsys.readouterr().out
+  assert checkpoint.steps(new) == [0]
+  assert (new / 'tokenizer.model').read_bytes() == (tmp_path / 'out/spiece.model').read_bytes()
+  config = config_lib.load(new / 'config.json')
+  assert config.data.tokenizer == str(new / 'tokenizer.model')
+  loss = evaluate.run(new)['eval/loss']
+
+  frozen = ['--set=optim.learning_rate=0', '--set=train.steps=2', '--set=checkpoint.every=1']
+  train = ['train', f'--config={new}/config.json', *frozen, '--set=checkpoint.keep_last=1']
+  assert main.main([*train, f'--workdir={more}', f'--set=init_from={new}']) == 0
+  assert main.main([*train, f'--workdir={new}']) == 0
+  for workdir in (new, more):
+    assert checkpoint.steps(workdir) == [2]
+    assert_same(interop_cases.read_params(workdir, WHOLE), interop_cases.float32(WHOLE))
+    assert evaluate.run(workdir)['eval/loss'] == loss
+  assert main.main(['generate', f'--workdir={new}', '--prompt=The', '--max_tokens=3']) == 0
+
+
+def test_a_config_gives_all_but_the_model(exported, tmp_path):
+  given = ROOT / 'configs/tiny_t5.py'
+  interop.import_model(exported / 't5_1_0.hf', tmp_path / 'new', str(given), ['train.steps=7'])
+  got, base = config_lib.load(tmp_path / 'new/config.json'), config_lib.load(given)
+  assert (got.optim, got.data) == (base.optim, base.data)
+  assert got.train == dataclasses.replace(base.train, steps=7)
+  assert got.model.vocab_size == 29
