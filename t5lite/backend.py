@@ -35,7 +35,10 @@ def use_cpu() -> None:
   os.environ['JAX_PLATFORMS'] = 'cpu'
   import jax
 
+  from t5lite import host_memory
+
   jax.config.update('jax_platforms', 'cpu')
+  host_memory.use_one_arena()
 
 
 def has_tpu(devices: pathlib.Path = pathlib.Path('/dev')) -> bool:

@@ -381,12 +381,13 @@ def _newest(workdir: Path) -> int:
   return step
 
 
-def check_room(workdir: pathlib.Path, size: int) -> None:
+def check_room(workdir: pathlib.Path, size: int, what: str = 'a checkpoint') -> None:
+  """Raises DiskError if the disk of `workdir` has not so many bytes free."""
   free = shutil.disk_usage(workdir).free
   if free < size:
     where = f'{workdir} ({size / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB free)'
     remedy = 'free some space, or lower checkpoint.keep_last'
-    raise errors.DiskError('no room for a checkpoint', where, remedy)
+    raise errors.DiskError(f'no room for {what}', where, remedy)
 
 
 @contextlib.contextmanager

@@ -258,7 +258,7 @@ def export(f: Flags) -> None:
 
   made = interop.export(f.workdir, f.output)
   print(f'{f.output}: {made.architecture}, {made.num_params:,} parameters, step {made.step:,}')
-  print(f'with {made.tokenizer}')
+  print(f'tokenizer: {made.tokenizer}')
 
 
 def define_import(f: Flags) -> None:

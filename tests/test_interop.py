@@ -358,9 +358,9 @@ def test_an_import_is_evaluated_trained_and_continued(tmp_path, capsys, monkeypa
   assert main.main(arguments) == 0
   assert 'no tokenizer' not in capsys.readouterr().out
   assert checkpoint.steps(new) == [0]
-  assert (new / 'tokenizer.model').read_bytes() == (tmp_path / 'out/spiece.model').read_bytes()
+  assert (new / 't5lite.model').read_bytes() == (tmp_path / 'out/t5lite.model').read_bytes()
   config = config_lib.load(new / 'config.json')
-  assert config.data.tokenizer == str(new / 'tokenizer.model')
+  assert config.data.tokenizer == str(new / 't5lite.model')
   loss = evaluate.run(new)['eval/loss']
 
   frozen = ['--set=optim.learning_rate=0', '--set=train.steps=2', '--set=checkpoint.every=1']

@@ -3,20 +3,22 @@
 import json
 import pathlib
 import shlex
+from typing import NamedTuple
 
 from t5lite import config as config_lib
 from t5lite import jsonl
-from t5lite.interop import families
 
 
-def text(
-  config: config_lib.Config,
-  family: families.Family,
-  step: int,
-  num_params: int,
-  command: list[str],
-  loss: str,
-) -> str:
+class Exported(NamedTuple):
+  """What was written."""
+
+  architecture: str  # the class of transformers
+  step: int
+  num_params: int
+  tokenizer: str  # what is there of it, in words
+
+
+def text(config: config_lib.Config, made: Exported, loss: str, command: list[str]) -> str:
   """Returns README.md: the model, its step and held-out loss, the command, the config."""
   return '\n'.join(
     [
@@ -25,13 +27,14 @@ def text(
       'tags: [t5lite]',
       '---',
       '',
-      f'# {family.architecture} of t5lite',
+      f'# {made.architecture} of t5lite',
       '',
-      f'{num_params:,} parameters, float32, trained with t5lite.',
+      f'{made.num_params:,} parameters, float32, written by t5lite.',
       '',
       f'- Objective: {config.objective.name}',
-      f'- Step: {step:,}',
+      f'- Step: {made.step:,}',
       f'- Held-out loss: {loss}',
+      f'- Tokenizer: {made.tokenizer}',
       '',
       'Made by:',
       '',

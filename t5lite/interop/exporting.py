@@ -1,9 +1,13 @@
 """From a workdir to a folder that transformers loads."""
 
+from collections.abc import Iterator, Sequence
+import itertools
 import json
 import pathlib
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from t5lite import checkpoint
 from t5lite import config as config_lib
@@ -18,18 +22,9 @@ from t5lite.interop import tables
 from t5lite.interop import tensors
 
 
-class Exported(NamedTuple):
-  """What was written."""
-
-  architecture: str  # the class of transformers
-  step: int
-  num_params: int
-  tokenizer: str  # what is there of it, in words
-
-
 def export(
   workdir: str | pathlib.Path, output: str | pathlib.Path, limit: int = tensors.LIMIT
-) -> Exported:
+) -> card.Exported:
   """Writes the newest checkpoint of a workdir as a folder of Hugging Face's.
 
   It takes the memory of the largest array, and is there whole or not at all.
@@ -48,40 +43,44 @@ def export(
   given, output = output, pathlib.Path(output).absolute()
   folders.check_new(output, '--output')
   config = evaluate.load_config(workdir)
-  hf = families.to_huggingface(config.model)
-  family = families.of_model(config.model)
+  hf, family = families.to_huggingface(config.model), families.of_model(config.model)
   saved, abstract = checkpoint.newest(workdir), folders.abstract_params(config.model)
   manifest = saved.manifest()
   saved.check_params(manifest, abstract)
   tokenizer = load_tokenizer(config, manifest)
-  hf |= {**token_ids(family, tokenizer, manifest), 'dtype': 'float32'}
+  ids = token_ids(family, tokenizer, manifest)
+  hf |= {**ids, 'dtype': 'float32'}
   if family is families.LLAMA:
     hf['max_position_embeddings'] = config.data.input_length
-  slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
   num_params = sum(x.size for x in abstract.values())
-  checkpoint.check_room(output.parent, 4 * num_params)
-
-  def each():
-    for entry in family.entries(config.model):
-      arrays = [saved.param(path, manifest) for path in entry.paths]
-      for slot in slots:
-        if slot.entry == entry:
-          yield tables.joined(slot, arrays)
-
+  checkpoint.check_room(output.parent, 4 * num_params, 'the weights')
+  there = f'{folders.TOKENIZER}, a sentencepiece model' if tokenizer else 'none'
+  made = card.Exported(family.architecture, manifest['step'], num_params, there)
+  loss = card.held_out(pathlib.Path(workdir) / metrics.METRICS, made.step)
+  command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
+  slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
   with folders.whole(output) as folder:
-    tensors.write(folder, {slot.name: slot.shape for slot in slots}, each(), limit)
+    shapes = {slot.name: slot.shape for slot in slots}
+    tensors.write(folder, shapes, read(saved, manifest, slots), limit)
     write_json(folder / folders.CONFIG, hf)
     if family.generates:
-      ids = {key: value for key, value in hf.items() if key.endswith('_token_id')}
-      write_json(folder / 'generation_config.json', ids)
-    if tokenizer is not None:
-      shutil.copyfile(tokenizer.path, folder / folders.SPIECE)
-    loss = card.held_out(pathlib.Path(workdir) / metrics.METRICS, manifest['step'])
-    command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
-    text = card.text(config, family, manifest['step'], num_params, command, loss)
-    (folder / 'README.md').write_text(text)
-  there = 'no tokenizer' if tokenizer is None else f'the tokenizer as {folders.SPIECE}'
-  return Exported(family.architecture, manifest['step'], num_params, there)
+      keys = (*ids, 'pad_token_id', 'decoder_start_token_id')
+      write_json(folder / 'generation_config.json', {key: hf[key] for key in keys if key in hf})
+    if tokenizer:
+      shutil.copyfile(tokenizer.path, folder / folders.TOKENIZER)
+    (folder / 'README.md').write_text(card.text(config, made, loss, command))
+  return made
+
+
+def read(
+  saved: checkpoint.Saved, manifest: checkpoint.Manifest, slots: Sequence[tables.Slot]
+) -> Iterator[np.ndarray]:
+  """Yields the tensor of each slot; those of one entry lie together."""
+  for entry, group in itertools.groupby(slots, lambda slot: slot.entry):
+    arrays = [saved.param(path, manifest) for path in entry.paths]
+    for slot in group:
+      yield tables.joined(slot, arrays)
+    del arrays  # before the next are read
 
 
 def load_tokenizer(

@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterable, Iterator, Sequence
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import re
@@ -22,7 +23,6 @@ from t5lite.interop import folders
 from t5lite.interop import tables
 from t5lite.interop import tensors
 
-OWN_TOKENIZER = 'tokenizer.model'  # its name in the workdir
 # What a config of a run says of its model beside the function.
 OF_THE_RUN = ('dropout', 'dtype', 'layers', 'remat')
 
@@ -62,10 +62,9 @@ def import_model(
   folders.check_new(workdir, '--workdir')
   hf = read_config(folder / folders.CONFIG)
   family, model = families.from_huggingface(hf, folder / folders.CONFIG)
-  tokenizer = None
-  if (folder / folders.SPIECE).is_file():
-    tokenizer = tokenizer_lib.load(str(folder / folders.SPIECE))
-  name = str(workdir / OWN_TOKENIZER) if tokenizer else ''
+  there = [folder / name for name in (folders.TOKENIZER, folders.SPIECE)]
+  tokenizer = next((tokenizer_lib.load(str(path)) for path in there if path.is_file()), None)
+  name = str(workdir / folders.TOKENIZER) if tokenizer else ''
   config = run_config(model, name, config_file, overrides)
   abstract = folders.abstract_params(config.model)
   slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
@@ -86,7 +85,7 @@ def import_model(
     checkpoint.write_params(made, arrays(slots, abstract, reader, names), manifest)
     config_lib.save(config, made / folders.CONFIG)
     if tokenizer:
-      shutil.copyfile(tokenizer.path, made / OWN_TOKENIZER)
+      shutil.copyfile(tokenizer.path, made / folders.TOKENIZER)
   return Imported(family.architecture, num_params, left_out, config.data.tokenizer)
 
 
@@ -207,12 +206,12 @@ def arrays(
   names: dict[str, str],
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Yields each array of the model by its path, filled from the tensors."""
-  for entry in dict.fromkeys(slot.entry for slot in slots):
+  for entry, group in itertools.groupby(slots, lambda slot: slot.entry):
     made = [np.empty(abstract[path].shape, np.float32) for path in entry.paths]
-    for slot in slots:
-      if slot.entry == entry:
-        tables.put(slot, reader.read(names[slot.name]), made)
+    for slot in group:
+      tables.put(slot, reader.read(names[slot.name]), made)
     yield from zip(entry.paths, made, strict=True)
+    del made  # before the next are read
 
 
 def unfit(what: str, where: str, family: families.Family) -> errors.CheckpointError:
