@@ -32,7 +32,7 @@ REQUIRED = [
 EXTRAS = {
   'tpu': ['jax[tpu]'],
   'cuda13': ['jax[cuda13]'],
-  'hf': ['safetensors>=0.6', 'tokenizers>=0.22'],
+  'hf': ['safetensors>=0.8', 'tokenizers>=0.22'],
   'eval': ['rouge-score>=0.1.2', 'sacrebleu>=2.5'],
   'dev': [
     't5lite[hf,tpu]',  # tpu: its compiler needs no TPU, and the tests of `plan` need it

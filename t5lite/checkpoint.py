@@ -35,6 +35,9 @@ COMPRESSOR = {'id': 'zstd', 'level': 1}  # orbax's
 Path = str | os.PathLike[str]
 Flat = dict[str, Any]  # arrays by path, e.g. 'params.encoder.layers.mlp.input.kernel'
 Manifest = dict[str, Any]
+Part = tuple[
+  str, int | None, np.ndarray
+]  # path, index along the first dimension or None: all of it
 
 # Orbax tells of every file it touches, and logs the errors that it raises too.
 ORBAX = next(iter(ocp.__path__))
@@ -192,26 +195,32 @@ def restore_params(workdir: Path, abstract: Any, step: int | None = None) -> tup
   return restore_params(workdir, abstract)  # a trainer made a newer one and deleted this
 
 
-def write_params(
-  workdir: Path, arrays: Iterable[tuple[str, np.ndarray]], manifest: Manifest
-) -> None:
+def write_params(workdir: Path, abstract: Flat, parts: Iterable[Part], manifest: Manifest) -> None:
   """Writes parameters from elsewhere as the checkpoint of step 0, without optimizer state.
 
   Args:
     workdir: has no checkpoint yet; whole only when this returns.
-    arrays: (path, float32 array) of each, e.g. 'encoder.layers.mlp.input.kernel'; one at a time is
-      held.
+    abstract: shape and dtype of all, by their path, e.g. 'encoder.layers.mlp.input.kernel'.
+    parts: of all, in any order; one at a time is held.
     manifest: what made them, for JSON.
 
   Raises:
     DiskError: they could not be written.
   """
-  folder, described = Saved(pathlib.Path(workdir).absolute(), 0).path, {}
+  folder, stores = Saved(pathlib.Path(workdir).absolute(), 0).path, {}
+  described = {
+    f'{PARAMS}.{path}': {'dtype': str(x.dtype), 'shape': list(x.shape), 'digest': 0}
+    for path, x in abstract.items()
+  }
   with _writing(pathlib.Path(workdir)):
-    for path, x in arrays:
+    for path, index, x in parts:
       name = f'{PARAMS}.{path}'
-      described |= integrity.describe({name: jnp.asarray(x)})
-      _create(folder / PARAMS, name, x.shape).write(x).result()
+      if path not in stores:
+        stores[path] = _create(folder / PARAMS, name, abstract[path].shape, index is not None)
+      place = stores[path] if index is None else stores[path][index]
+      place.write(x).result()
+      digest = described[name]['digest'] + integrity.digest_of_part(x, index or 0)
+      described[name]['digest'] = digest % 2**32
     manifest = {**manifest, 'format': FORMAT, 'arrays': described}
     (folder / MANIFEST).mkdir()
     (folder / MANIFEST / 'metadata').write_text(json.dumps(integrity.sealed(manifest)))
@@ -267,9 +276,14 @@ class Saved:
     """Returns one parameter by its path in the tree, its digest checked, and reads no other."""
     name = f'{PARAMS}.{path}'
     said = manifest['arrays'][name]
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = jax.ShapeDtypeStruct(said['shape'], said['dtype'], sharding=one)
-    return np.asarray(self.arrays(PARAMS, {name: wanted}, manifest)[name])
+    with self._reading():
+      x = _open(self.path / PARAMS, name).result().read().result()
+      if str(x.dtype) != said['dtype'] or list(x.shape) != said['shape']:
+        raise ValueError(f'{name} is {x.dtype}{list(x.shape)}')
+    digest = sum(integrity.digest_of_part(part, i) for i, part in enumerate(x)) % 2**32
+    if digest != said['digest']:
+      raise self._damaged(f'{name} does not have its digest')
+    return x
 
   def arrays(self, item: str, wanted: Flat, manifest: Manifest) -> Flat:
     """Returns the arrays of an item, into the shardings that are wanted, with digests checked."""
@@ -348,9 +362,12 @@ def _open(item: pathlib.Path, name: str) -> ts.Future[ts.TensorStore]:
   return ts.open(_store(item, name), open=True, read=True)
 
 
-def _create(item: pathlib.Path, name: str, shape: tuple[int, ...]) -> ts.TensorStore:
+def _create(
+  item: pathlib.Path, name: str, shape: tuple[int, ...], in_parts: bool
+) -> ts.TensorStore:
   """Returns a new float32 array of that name. (Orbax takes all arrays of an item at once.)"""
-  metadata = {'shape': shape, 'chunks': shape, 'dtype': '<f4', 'compressor': COMPRESSOR}
+  chunks = (1, *shape[1:]) if in_parts else shape
+  metadata = {'shape': shape, 'chunks': chunks, 'dtype': '<f4', 'compressor': COMPRESSOR}
   return ts.open({**_store(item, name), 'metadata': metadata}, create=True).result()
 
 

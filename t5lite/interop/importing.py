@@ -3,7 +3,6 @@
 from collections.abc import Container, Iterable, Iterator, Sequence
 import dataclasses
 import functools
-import itertools
 import json
 import pathlib
 import re
@@ -82,7 +81,7 @@ def import_model(
   num_params = sum(x.size for x in abstract.values())
   checkpoint.check_room(workdir.parent, 4 * num_params)
   with folders.whole(workdir) as made:
-    checkpoint.write_params(made, arrays(slots, abstract, reader, names), manifest)
+    checkpoint.write_params(made, abstract, parts(slots, abstract, reader, names), manifest)
     config_lib.save(config, made / folders.CONFIG)
     if tokenizer:
       shutil.copyfile(tokenizer.path, made / folders.TOKENIZER)
@@ -199,19 +198,18 @@ def untie(
       )
 
 
-def arrays(
-  slots: Sequence[tables.Slot],
+def parts(
+  slots: Iterable[tables.Slot],
   abstract: dict[str, Any],
   reader: tensors.Reader,
   names: dict[str, str],
-) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields each array of the model by its path, filled from the tensors."""
-  for entry, group in itertools.groupby(slots, lambda slot: slot.entry):
-    made = [np.empty(abstract[path].shape, np.float32) for path in entry.paths]
-    for slot in group:
-      tables.put(slot, reader.read(names[slot.name]), made)
-    yield from zip(entry.paths, made, strict=True)
-    del made  # before the next are read
+) -> Iterator[checkpoint.Part]:
+  """Yields what each tensor holds of which of the model's arrays."""
+  for slot in slots:
+    x = reader.read(names[slot.name])
+    widths = [abstract[path].shape[-1] for path in slot.entry.paths]
+    for path, part in zip(slot.entry.paths, tables.divided(slot, x, widths), strict=True):
+      yield path, slot.layer, part
 
 
 def unfit(what: str, where: str, family: families.Family) -> errors.CheckpointError:

@@ -56,13 +56,16 @@ def joined(slot: Slot, arrays: Sequence[np.ndarray]) -> np.ndarray:
   return x.T if slot.entry.transposed else x
 
 
-def put(slot: Slot, x: np.ndarray, arrays: Sequence[np.ndarray]) -> None:
-  """Writes the tensor of a slot to where it belongs in its entry's arrays: undoes `joined`."""
-  x, at = (x.T if slot.entry.transposed else x), 0
-  for array in arrays:
-    part = array if slot.layer is None else array[slot.layer]
-    part[...] = x[..., at : at + part.shape[-1]]
-    at += part.shape[-1]
+def divided(slot: Slot, x: np.ndarray, widths: Sequence[int]) -> list[np.ndarray]:
+  """Returns what a tensor holds of each of its entry's arrays: undoes `joined`.
+
+  Args:
+    slot: its place.
+    x: the tensor.
+    widths: the arrays' last dimensions.
+  """
+  x = x.T if slot.entry.transposed else x
+  return np.split(x, np.cumsum(widths)[:-1], axis=-1)
 
 
 def t5(model: config_lib.Model) -> list[Entry]:

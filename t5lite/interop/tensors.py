@@ -102,7 +102,8 @@ class Reader:
     for name in file_names(folder):
       path = folder / name
       try:
-        file = safetensors.safe_open(path, 'np')
+        # By mmap, what was read would count as this process's memory.
+        file = safetensors.safe_open(path, 'np', backend='pread')
         kinds = {tensor: file.get_slice(tensor) for tensor in file.keys()}
       except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise refused('damaged weights', f'{path} ({_first_line(error)})') from error
@@ -119,7 +120,7 @@ class Reader:
 
   def read(self, name: str) -> np.ndarray:
     """Returns a tensor in float32, which holds what float16 and bfloat16 can say exactly."""
-    return self._files[name].get_tensor(name).astype(np.float32)
+    return self._files[name].get_tensor(name).astype(np.float32, copy=False)
 
 
 def file_names(folder: pathlib.Path) -> list[str]:
