@@ -280,7 +280,8 @@ class Saved:
       x = _open(self.path / PARAMS, name).result().read().result()
       if str(x.dtype) != said['dtype'] or list(x.shape) != said['shape']:
         raise ValueError(f'{name} is {x.dtype}{list(x.shape)}')
-    digest = sum(integrity.digest_of_part(part, i) for i, part in enumerate(x)) % 2**32
+    parts = x if x.ndim > 2 else [x]  # of a stack a layer at a time
+    digest = sum(integrity.digest_of_part(part, i) for i, part in enumerate(parts)) % 2**32
     if digest != said['digest']:
       raise self._damaged(f'{name} does not have its digest')
     return x
