@@ -88,21 +88,24 @@ def num_slices(devices: list[Any]) -> int:
 def legal(
   devices: list[Any], config: config_lib.Config | None = None
 ) -> Iterator[config_lib.Parallel]:
-  """Yields the meshes that lie on the devices, the plainest first, none with the axis `expert`.
+  """Yields the meshes that lie on the devices, the plainest first.
 
-  With `config`, those that divide its dimensions.
+  With `config`, those that divide its dimensions; the axis `expert` only if it has experts.
   """
   count = len(devices)
   sizes = [n for n in range(1, count + 1) if count % n == 0]
   # Few axes in use, and those small, come first: of each kind of mesh one is among the first.
   plainest = lambda axes: (sum(n > 1 for n in axes), math.prod(axes))
-  for axes in sorted(itertools.product(sizes, sizes, sizes), key=plainest):
-    replica, sequence, model = axes
+  experts = config is not None and config.model.num_experts > 0
+  sizes_of = (sizes, sizes if experts else [1], [1] if experts else sizes, sizes)
+  for axes in sorted(itertools.product(*sizes_of), key=plainest):
+    replica, expert, sequence, model = axes
     data, left_over = divmod(count, math.prod(axes))
     if not data or left_over or replica % num_slices(devices):
       continue
-    parallel = config_lib.Parallel(replica=replica, data=data, sequence=sequence, model=model)
-    ways = {axis: getattr(parallel, axis) for axis in sharding.AXES}
+    axes = (replica, expert, data, sequence, model)
+    ways: dict[str, int] = dict(zip(sharding.AXES, axes, strict=True))
+    parallel = config_lib.Parallel(**ways)
     if config and any(undivided(config, ways)):
       continue
     with contextlib.suppress(NotImplementedError):

@@ -22,6 +22,8 @@ from t5lite import sharding
 from t5lite import train
 from t5lite.models import decode
 from t5lite.models import moe
+from t5lite.planning import search
+from t5lite.planning import topologies
 
 EXPERTS = 4
 T5 = dataclasses.replace(families.MODELS['t5_1_1'], num_layers=2, num_decoder_layers=4)
@@ -461,3 +463,15 @@ def test_experts_that_do_not_fit_the_mesh_are_told():
     rows = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=8))
     with pytest.raises(errors.ConfigError, match=message):
       meshes.check_divides(rows, meshes.make(parallel(**changes), devices))
+
+
+def test_legal_meshes_of_experts_split_them_and_not_the_sequence():
+  config = config_of(sparse(presets.gpt2(vocab_size=64, num_layers=2, d_model=16, num_heads=2)))
+  config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=8))
+  legal = [*meshes.legal(jax.devices(), config)]
+  assert {parallel.expert for parallel in legal} == {1, 2, 4}  # of 4 experts
+  for parallel in legal:
+    meshes.check_divides(config, meshes.make(parallel))
+  topology = topologies.cpu(8)
+  tried = {one.parallel.expert for one in search.candidates(config, topology)}
+  assert tried == {1, 2, 4}

@@ -13,8 +13,8 @@ REMATS = ('dots', 'full')
 MOST_MODEL = 8  # tensor parallelism beyond the chips of a host is rarely worth its collectives
 MOST_REPLICAS = 4  # of a slice: more only cost memory
 
-# Of `row`. The mesh is replica x data x model; step and MFU are estimates.
-HEAD = f'{"mesh":<12}{"remat":<9}{"parts":>5}{"peak":>13}{"":>11}{"step (est.)":>14}{"MFU":>8}'
+# Of `row`. Step and MFU are estimates.
+HEAD = f'{"mesh":<32}{"remat":<9}{"parts":>5}{"peak":>13}{"":>11}{"step (est.)":>14}{"MFU":>8}'
 
 
 def search(
@@ -67,7 +67,8 @@ def fewest_microbatches(
   config: config_lib.Config, topology: chips.Topology, report: Callable[[str], None]
 ) -> planning.Plan | None:
   """Returns the plan with the fewest microbatches that fits; None if none does."""
-  ways = config.parallel.replica * config.parallel.data
+  parallel = config.parallel
+  ways = parallel.replica * parallel.expert * parallel.data
   microbatches = 1
   while config.data.batch_size % (microbatches * ways) == 0:
     train = dataclasses.replace(config.train, microbatches=microbatches)
@@ -81,20 +82,18 @@ def fewest_microbatches(
 
 def row(plan: planning.Plan) -> str:
   """Returns a plan in one line."""
-  mesh = 'x'.join(str(plan.mesh[axis]) for axis in ('replica', 'data', 'model'))
+  mesh = ' '.join(f'{axis}={size}' for axis, size in plan.mesh.items() if size > 1) or 'data=1'
   peak = f'{plan.memory.peak / 2**30:.2f} GiB' if plan.memory.peak else ''
   fits = {True: 'fits', False: 'too large', None: ''}[plan.memory.fits]
   step = f'{plan.bounds.step_seconds_estimate * 1e3:,.1f} ms' if plan.bounds else ''
   mfu = f'{plan.bounds.mfu_estimate:.1%}' if plan.bounds else ''
-  setting = f'{mesh:<12}{plan.remat:<9}{plan.microbatches:>5}'
+  setting = f'{mesh:<32}{plan.remat:<9}{plan.microbatches:>5}'
   return f'{setting}{peak:>13}{fits:>11}{step:>14}{mfu:>8}'
 
 
 def text(plans: list[planning.Plan]) -> str:
   """Returns the ranking, and the flags of the first."""
   best = plans[0]
-  axes = ' '.join(
-    f'--set=parallel.{axis}={best.mesh[axis]}' for axis in ('replica', 'data', 'model')
-  )
+  axes = ' '.join(f'--set=parallel.{axis}={size}' for axis, size in best.mesh.items())
   flags = f'{axes} --set=model.remat={best.remat} --set=train.microbatches={best.microbatches}'
   return '\n'.join(['', 'Ranked by estimated step:', HEAD, *map(row, plans), '', f'Use {flags}'])
