@@ -104,10 +104,11 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str | pathlib.Path) -> Trained:
-  """Returns the newest checkpoint of a workdir, over the devices that are here, however many.
+  """Returns the newest checkpoint of a workdir, sharded over the devices that are here.
 
   Raises:
     CheckpointError: there is none, or it is damaged.
+    ConfigError: its batch or model divides over no mesh of these devices.
   """
   config = load_config(workdir)
   mesh = meshes.for_use(config)
