@@ -65,8 +65,11 @@ enter_environment() {
   state="$PWD $(cat setup.py "$constraints" | cksum)"
   if [[ ! -f $stamp || $(<"$stamp") != "$state" ]]; then
     echo "Installing t5lite and the versions of $constraints: minutes the first time."
+    # torch names its own versions of NVIDIA's libraries, and jax there is the CPU's.
+    local pins=$venv/constraints.txt
+    if [[ $extra == parity ]]; then grep -v '^nvidia-' "$constraints"; else cat "$constraints"; fi >"$pins"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --constraint "$constraints" --editable ".${extra:+[$extra]}"
+      --constraint "$pins" --editable ".${extra:+[$extra]}"
     echo "$state" >"$stamp"
   fi
   PATH=$(cd "$venv/bin" && pwd):$PATH

@@ -49,12 +49,14 @@ class Evaluator:
       total = sums if total is None else total + sums
     assert total is not None, 'data.open gives one batch or more'
     loss = total[0] / total[2]
+    bits_per_byte = loss / math.log(2) / self._dataset.bytes_per_token
+    in_text = {} if self._config.model.num_labels else {'eval/bits_per_byte': bits_per_byte}
     return {
       'eval/loss': loss,
       'eval/unigram_entropy': entropy(counts),
       'eval/perplexity': math.exp(min(loss, 700)),
-      'eval/bits_per_byte': loss / math.log(2) / self._dataset.bytes_per_token,
       'eval/accuracy': total[1] / total[2],
+      **in_text,
       'eval/tokens': total[2],
     }
 

@@ -154,6 +154,7 @@ def undivided(config: config_lib.Config, ways: Mapping[str, int]) -> Iterator[tu
     ('model.num_kv_heads', model.num_kv_heads, 'heads'),
     ('model.d_ff', model.d_ff, 'mlp'),
     ('model.vocab_size', model.vocab_size, 'vocab'),
+    ('model.num_labels', model.num_labels, 'vocab'),
     ('model.num_experts', model.num_experts, 'experts'),
   ):
     parts = math.prod(ways[axis] for axis in getattr(sharding.RULES, axes))

@@ -19,12 +19,17 @@ def of_batch(
   tokenizer: decoding.Tokenizer,
   batch: dataset.Batch,
 ) -> list[tuple[str, str]]:
-  """Returns (name, text) of the first examples of a batch: input, target, prediction."""
+  """Returns (name, text) of the first examples of a batch: input, target, prediction.
+
+  The text of a label is its number.
+  """
   make = _filled if config.model.architecture == 'encoder' else _continued
   texts = []
   for row, sample in enumerate(make(config, params, tokenizer, batch)):
     for name, tokens in zip(('input', 'target', 'prediction'), sample, strict=True):
-      texts.append((f'{row}/{name}', tokenizer.decode(tokens)))
+      is_label = config.model.num_labels and name != 'input'
+      text = ', '.join(map(str, tokens)) if is_label else tokenizer.decode(tokens)
+      texts.append((f'{row}/{name}', text))
   return texts
 
 
@@ -56,7 +61,10 @@ def _divided(batch: dataset.Batch, row: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns the beginning of a decoder's first example in a row, and what comes behind it."""
   tokens = _first(batch, 'decoder', row, batch['decoder_input_tokens'])
   targets = _first(batch, 'decoder', row, batch['decoder_target_tokens'])
-  length = min(PROMPT, len(tokens))
+  asked = _first(batch, 'decoder', row, batch['decoder_loss_weights']) > 0
+  length = int(asked.argmax()) + 1  # a task's inputs
+  if length == 1:
+    length = min(PROMPT, len(tokens))
   if 'decoder_causal_attention' in batch:  # the objective says which tokens are given
     length = int(_first(batch, 'decoder', row, batch['decoder_causal_attention']).sum())
   return tokens[:length], targets[length - 1 : -1]
@@ -77,5 +85,9 @@ def _filled(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]:
     logits = jax.jit(models.apply, static_argnums=0)(config.model, params, batch)
   likeliest = np.asarray(jax.device_get(logits)).argmax(axis=-1)
   inputs, targets = batch['encoder_input_tokens'], batch['encoder_target_tokens']
+  if config.model.num_labels:
+    asked = batch['encoder_loss_weights'] > 0
+    labels = [[each[row][asked[row]] for each in (targets, likeliest)] for row in range(COUNT)]
+    return [(inputs[row], *labels[row]) for row in range(COUNT)]
   filled = np.where(batch['encoder_loss_weights'] > 0, likeliest, targets)
   return list(zip(inputs[:COUNT], targets[:COUNT], filled[:COUNT], strict=True))

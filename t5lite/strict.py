@@ -80,6 +80,10 @@ def _match(value: Any, wanted: Any) -> tuple[bool, Any]:
     return len(kinds) == len(value) and all(fits for fits, _ in items), tuple(
       item for _, item in items
     )
+  if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
+    return (
+      (True, from_dict(wanted, value, 'tasks.')) if isinstance(value, Mapping) else (False, value)
+    )
   if wanted is float and type(value) is int:
     return True, float(value)
   return type(value) is wanted, value

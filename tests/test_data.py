@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import re
 import signal
@@ -38,6 +39,10 @@ def text_file(tmp_path_factory) -> pathlib.Path:
     for i in range(2000)
   ]
   path.write_text('\n\n'.join(documents))
+  rows = [
+    {'question': text, 'answer': 'odd' if i % 2 else 'even'} for i, text in enumerate(documents)
+  ]
+  (path.parent / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   return path
 
 
@@ -47,7 +52,7 @@ def cache(monkeypatch, text_file):
 
 
 def make_config(
-  source='corpus', model=GPT, objective='causal_lm', steps=10, seed=0, **settings
+  source='corpus', model=GPT, objective='causal_lm', steps=10, seed=0, tasks=(), **settings
 ) -> config_lib.Config:
   target_length = 16 if model is T5 else 0
   settings = {'batch_size': 8, 'input_length': 64, 'target_length': target_length} | settings
@@ -57,6 +62,7 @@ def make_config(
     data=config_lib.Data(source=source, **settings),
     optim=config_lib.Optim(name='adamw', learning_rate=1e-3, schedule='constant'),
     train=config_lib.Train(steps=steps, seed=seed),
+    tasks=tasks,
   )
 
 
@@ -65,6 +71,16 @@ def configs(text_file) -> dict[str, config_lib.Config]:
   """One config of every kind of batch."""
   source = f'text:{text_file}'
   mixture = ((source, 2.0), ('corpus', 1.0, 0.5))
+  parity = config_lib.Task(
+    name='parity',
+    source=f'jsonl:{text_file.parent}/rows.jsonl',
+    inputs='Which? {question}',
+    targets='{answer}',
+    labels=('even', 'odd'),
+    validation='',
+  )
+  tasks = (('task:parity', 2.0), ('corpus', 1.0))
+  labels = dataclasses.replace(BERT, num_labels=2)
   return {
     'windows': make_config(model=T5, objective='span_corruption'),
     'documents': make_config(
@@ -72,10 +88,18 @@ def configs(text_file) -> dict[str, config_lib.Config]:
     ),
     'mixture': make_config(mixture, model=BERT, objective='mlm'),
     'packed mixture': make_config(mixture, examples='documents'),
+    'task': make_config('task:parity', model=T5, objective='span_corruption', tasks=(parity,)),
+    'packed task and text': make_config(tasks, examples='documents', tasks=(parity,)),
+    'labels': make_config(
+      'task:parity', model=labels, objective='mlm', examples='documents', tasks=(parity,)
+    ),
   }
 
 
-KINDS = ('windows', 'documents', 'mixture', 'packed mixture')
+KINDS = (
+  *('windows', 'documents', 'mixture', 'packed mixture'),
+  *('task', 'packed task and text', 'labels'),
+)
 
 
 def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:

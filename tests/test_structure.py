@@ -9,17 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Each part imports only parts that come after it.
 PARTS = (
   *('__main__', 'main', 'commands', 'backend'),
-  *(
-    'interop',
-    'planning',
-    'insight',
-    'tasks',
-    'train',
-    'evaluate',
-    'samples',
-    'decoding',
-    'checkpoint',
-  ),
+  *('interop', 'planning', 'insight', 'train', 'evaluate', 'samples', 'decoding', 'checkpoint'),
   *(
     'optim',
     'metrics',
@@ -40,6 +30,7 @@ PARTS = (
     'hashing',
     'data',
     'objectives',
+    'tasks',
     'presets',
     'config',
     'strict',

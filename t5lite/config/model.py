@@ -39,6 +39,10 @@ class Model:
   tie_embeddings: bool
   scale_tied_logits: bool = False  # T5 1.0: tied logits times d_model ** -0.5
   mlm_head: bool = False  # BERT: dense, activation, norm before the output, and an output bias
+  num_labels: int = (
+    0  # encoder: outputs of its head for tasks, in place of the vocabulary's; 0: none
+  )
+  pooler: bool = False  # with num_labels: dense and tanh before it (BERT, of its first token)
   embedding_norm: bool = False  # a norm on the embeddings (BERT)
   initializer: Literal['t5', 'bert', 'gpt2', 'scaled']
   init_scale: float = (
@@ -101,6 +105,12 @@ class Model:
       'use a number above 0',
     )
     errors.check_at_least('model', {'global_every': self.global_every}, 1)
+    errors.check(
+      self.num_labels >= 0 and (not self.num_labels or self.architecture == 'encoder'),
+      'not a head for tasks',
+      f'model.num_labels={self.num_labels} of an {self.architecture}',
+      'use 0: an encoder has labels, the others answer in text',
+    )
     self._check_experts()
 
   def _check_experts(self) -> None:
@@ -137,6 +147,11 @@ class Model:
         f'model.{name}={depth} model.moe_every={self.moe_every}',
         f'make moe_every a divisor of {depth}',
       )
+
+  @property
+  def num_outputs(self) -> int:
+    """What the output layer gives for a token: a number for each label, or for the vocabulary's."""
+    return self.num_labels or self.vocab_size
 
   @property
   def num_sparse_layers(self) -> int:

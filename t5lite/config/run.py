@@ -13,6 +13,7 @@ from t5lite.config.sections import Objective
 from t5lite.config.sections import Optim
 from t5lite.config.sections import Parallel
 from t5lite.config.sections import Train
+from t5lite.config.task import Task
 
 OBJECTIVES_OF: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
   {
@@ -35,6 +36,7 @@ class Config:
   parallel: Parallel = Parallel()
   eval: Eval = Eval()
   checkpoint: Checkpoint = Checkpoint()
+  tasks: tuple[Task, ...] = ()  # the run's own, beside those that ship: see t5lite/tasks
   init_from: str = ''  # a workdir whose newest checkpoint gives the first parameters
 
   def __post_init__(self):

@@ -52,10 +52,10 @@ class Set:
     if self.shuffled:
       row_N = np.array([self._order[int(index)] for index in index_N], np.int64)
     example_M, i_M = self.rows.examples(row_N)
-    tokens_MxL, lengths_M = self.rows.read(example_M)
+    raw = self.rows.read(example_M)
     number_M = epoch_N[i_M] * self.rows.num_examples + example_M
     keys_M = np.uint64(self.seed) + number_M.astype(np.uint64)  # wraps; objectives mix the bits
-    return Examples(tokens_MxL, lengths_M, keys_M, i_M)
+    return Examples(raw, keys_M, i_M)
 
   @functools.cached_property
   def _order(self) -> grain.MapDataset:
@@ -66,8 +66,7 @@ class Set:
 class Examples:
   """Raw examples, each with the key of its randomness and its row of the batch."""
 
-  tokens_MxL: np.ndarray
-  lengths_M: np.ndarray
+  raw: rows_lib.Raw
   keys_M: np.ndarray
   row_M: np.ndarray
 
@@ -78,7 +77,8 @@ class Dataset:
   Attributes:
     tokenizer: as the config says.
     num_batches: held out: whole batches that there are; for training None.
-    bytes_per_token: UTF-8 bytes of text for a raw token, the EOS of each document included.
+    bytes_per_token: UTF-8 bytes of text, or of a task's targets, for one of their tokens, the EOS
+      of each document included.
     fingerprint: of the texts, the tokenizer and the split.
   """
 
@@ -94,7 +94,7 @@ class Dataset:
     self._sets, self._mixture = sets, mixture
     splits = [each.split for each in sets]
     num_bytes = sum(split.num_bytes for split in splits)
-    self.bytes_per_token = num_bytes / sum(split.num_tokens for split in splits)
+    self.bytes_per_token = num_bytes / sum(split.num_targets for split in splits)
     identity = [(split.store.digest, split.side, split.held_out) for split in splits]
     self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
     self._last = mixture.num_rows // config.data.batch_size
@@ -120,9 +120,10 @@ class Dataset:
     return objectives.batch(
       self._config,
       self._vocabulary,
-      examples.tokens_MxL,
-      examples.lengths_M,
+      examples.raw.tokens_MxL,
+      examples.raw.lengths_M,
       examples.keys_M,
+      inputs_N=examples.raw.inputs_M,
       rows_N=examples.row_M if packed else None,
       num_rows=len(row_N),
     )
@@ -175,13 +176,16 @@ def _joined(parts: Sequence[Examples]) -> Examples:
   """Returns the examples of all parts, ordered by row."""
   row_M = np.concatenate([part.row_M for part in parts])
   order = np.argsort(row_M, kind='stable')
-  longest = max(part.tokens_MxL.shape[1] for part in parts)
-  tokens = [np.pad(p.tokens_MxL, ((0, 0), (0, longest - p.tokens_MxL.shape[1]))) for p in parts]
-  return Examples(
+  tokens = [part.raw.tokens_MxL for part in parts]
+  longest = max(each.shape[1] for each in tokens)
+  tokens = [np.pad(each, ((0, 0), (0, longest - each.shape[1]))) for each in tokens]
+  raw = rows_lib.Raw(
     tokens_MxL=np.concatenate(tokens)[order],
-    lengths_M=np.concatenate([part.lengths_M for part in parts])[order],
-    keys_M=np.concatenate([part.keys_M for part in parts])[order],
-    row_M=row_M[order],
+    lengths_M=np.concatenate([part.raw.lengths_M for part in parts])[order],
+    inputs_M=np.concatenate([part.raw.inputs_M for part in parts])[order],
+  )
+  return Examples(
+    raw, keys_M=np.concatenate([part.keys_M for part in parts])[order], row_M=row_M[order]
   )
 
 

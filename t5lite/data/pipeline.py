@@ -16,7 +16,9 @@ from t5lite.data import mixture
 from t5lite.data import prepare
 from t5lite.data import rows as rows_lib
 from t5lite.data import splits
+from t5lite.data import task_rows
 from t5lite.data import tokenizer as tokenizer_lib
+from t5lite import tasks
 
 ENDS_TEXT = ('span_corruption', 'mlm')  # objectives that put an end of their own to a document
 
@@ -32,21 +34,41 @@ def open(config: config_lib.Config, side: Literal['train', 'held_out']) -> datas
     DataError: text is missing, damaged or too little.
   """
   tokenizer = tokenizer_lib.load(config.data.tokenizer)
-  objectives.check(config, tokenizer.vocabulary)
+  objectives.check_vocabulary(config, tokenizer.vocabulary)
   if side == 'held_out' and config.eval.source:
     entries, wanted = ((config.eval.source, 1.0, math.inf),), 'all'
   else:
     entries, wanted = config.data.mixture, side
   sets = []
   for number, (name, _, _) in enumerate(entries):
-    store = prepare.open_store(name, tokenizer, config.data.cache)
-    split = splits.open(store, wanted, config.data.held_out)
+    if tasks.is_task(name):
+      split = _task_split(config, tokenizer, name, wanted)
+    else:
+      objectives.check_lengths(config, tokenizer.vocabulary)
+      store = prepare.open_store(name, tokenizer, config.data.cache)
+      split = splits.open(store, wanted, config.data.held_out)
     seed = _seed(config.train.seed if side == 'train' else side, number)
-    rows = _rows(config, tokenizer.vocabulary, split, seed)
+    if tasks.is_task(name):
+      rows = _task_rows(config, tokenizer, tasks.find(name, config.tasks), split, seed)
+    else:
+      rows = _rows(config, tokenizer.vocabulary, split, seed)
     _check_rows(name, split, rows)
     sets.append(dataset.Set(split, rows, seed, shuffled=side == 'train'))
   mixed = _mixture(config, entries, [each.rows.num_rows for each in sets], side)
   return dataset.Dataset(config, tokenizer, sets, mixed)
+
+
+def _task_split(
+  config: config_lib.Config, tokenizer: tokenizer_lib.Tokenizer, name: str, side: splits.Side
+) -> splits.Split:
+  """Returns a task's training examples, or its examples for validation."""
+  task = tasks.find(name, config.tasks)
+  objectives.check_task(config, tokenizer.vocabulary, task)
+  whole = side == 'all' or bool(task.validation)
+  split = task.train if side == 'train' or not whole else task.validation
+  source = task_rows.open(task, split, config.model.architecture)
+  store = prepare.cached_store(source, tokenizer, config.data.cache)
+  return splits.open(store, 'all' if whole else side, config.data.held_out)
 
 
 def batch(config: config_lib.Config, step: int) -> dataset.Batch:
@@ -81,6 +103,30 @@ def _rows(
     sizes=sizes,
     room=(config.data.input_length, config.data.target_length),
     seed=seed,
+  )
+
+
+def _task_rows(
+  config: config_lib.Config,
+  tokenizer: tokenizer_lib.Tokenizer,
+  task: config_lib.Task,
+  split: splits.Split,
+  seed: int,
+) -> rows_lib.Rows:
+  vocabulary = tokenizer.vocabulary
+  (ending,) = tokenizer.encode([task.ending.lstrip()])
+
+  def sizes(inputs_N: np.ndarray, targets_N: np.ndarray) -> np.ndarray:
+    return np.stack(objectives.supervised.lengths(config, vocabulary, inputs_N, targets_N), axis=1)
+
+  return rows_lib.Supervised(
+    split,
+    fit=functools.partial(objectives.supervised.cut, config, vocabulary),
+    tail=0 if config.model.architecture == 'encoder' else len(ending),
+    eos=vocabulary.eos,
+    sizes=sizes,
+    room=(config.data.input_length, config.data.target_length),
+    seed=seed if config.data.examples == 'documents' else None,
   )
 
 

@@ -10,6 +10,7 @@ from t5lite.data import sources
 from t5lite.data import store
 from t5lite.data import tokenise
 from t5lite.data import tokenizer as tokenizer_lib
+from t5lite import tasks
 
 
 def prepare(
@@ -42,15 +43,25 @@ def open_store(name: str, tokenizer: tokenizer_lib.Tokenizer, cache: str) -> sto
   """
   directory = _store_directory(name)
   if directory is None:
-    job = tokenise.Job.of(sources.open(name), tokenizer)
-    directory = _cache(cache) / f'{_slug(name)}-{job.key}'
-    tokenise.run(job, directory)
+    return cached_store(sources.open(name), tokenizer, cache)
+  return store.open(directory, tokenizer.digest)
+
+
+def cached_store(
+  source: sources.Source, tokenizer: tokenizer_lib.Tokenizer, cache: str
+) -> store.Store:
+  """Returns the token store of an open source, made in the cache unless it is there."""
+  job = tokenise.Job.of(source, tokenizer)
+  directory = _cache(cache) / f'{_slug(source.name)}-{job.key}'
+  tokenise.run(job, directory)
   return store.open(directory, tokenizer.digest)
 
 
 def _prepare(
   name: str, tokenizer: tokenizer_lib.Tokenizer, directory: pathlib.Path, processes: int
 ) -> str:
+  if tasks.is_task(name):
+    return name  # its splits are tokenised when they are first used
   if _store_directory(name):
     raise errors.DataError('prepared already', name, 'train from it as it is')
   tokenise.run(tokenise.Job.of(sources.open(name), tokenizer), directory, processes)

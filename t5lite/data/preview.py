@@ -26,9 +26,10 @@ def preview(config: config_lib.Config, count: int) -> str:
     f'batch of step 0: {", ".join(f"{name} {list(x.shape)}" for name, x in batch.items())}',
     f'padding: {dataset.padding_share(batch):.1%}',
   ]
+  describe = _labelled if config.model.num_labels else _describe
   for row in range(min(count, config.data.batch_size)):
     for segment, example in _segments({name: x[row] for name, x in batch.items()}):
-      lines += ['', f'row {row}{segment}', *_describe(example, source.tokenizer)]
+      lines += ['', f'row {row}{segment}', *describe(example, source.tokenizer)]
   return '\n'.join(lines)
 
 
@@ -55,9 +56,19 @@ def _describe(example: dataset.Batch, tokenizer: tokenizer_lib.Tokenizer) -> lis
     inputs = example['encoder_input_tokens']
   elif 'decoder_causal_attention' in example:
     inputs = example['decoder_input_tokens'][example['decoder_causal_attention'] > 0]
-  else:  # a causal language model is given nothing but what it has predicted
-    return _paragraph('targets', targets, tokenizer)
+  else:  # a causal language model is given nothing but what it has predicted, or a task's inputs
+    given = int(np.argmax(example['decoder_loss_weights'] > 0))
+    if not given:
+      return _paragraph('targets', targets, tokenizer)
+    inputs = example['decoder_input_tokens'][: given + 1]
   return _paragraph('inputs', inputs, tokenizer) + _paragraph('targets', targets, tokenizer)
+
+
+def _labelled(example: dataset.Batch, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:
+  """Returns the text and the number of its label."""
+  asked = example['encoder_loss_weights'] > 0
+  labels = ', '.join(map(str, example['encoder_target_tokens'][asked]))
+  return [*_paragraph('inputs', example['encoder_input_tokens'], tokenizer), f'  label: {labels}']
 
 
 def _masked(example: dataset.Batch, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:

@@ -5,6 +5,8 @@ import functools
 import os
 from typing import Any
 
+import numpy as np
+
 from t5lite import errors
 from t5lite.data import sources
 
@@ -13,13 +15,23 @@ RECORDS = 1024  # read at once
 
 def parquet(name: str, paths: list[str]) -> sources.Source:
   """Returns the source of Parquet files, whose column `text` holds the documents."""
+  return sources.Source(name, _row_groups([(path, _text_file(path)) for path in paths]), _parquet)
+
+
+def parquet_rows(name: str, paths: list[str]) -> sources.Source:
+  """Returns the source of Parquet files, with all their columns."""
+  files = [(path, _parquet_file(path)) for path in paths]
+  return sources.Source(name, _row_groups(files), _parquet_rows)
+
+
+def _row_groups(files: list[tuple[str, Any]]) -> list[sources.Span]:
   spans = []
-  for path in paths:
-    metadata = _parquet_file(path).metadata
+  for path, file in files:
+    metadata = file.metadata
     for group in range(metadata.num_row_groups):
       size = metadata.row_group(group).total_byte_size
       spans.append(sources.Span(path, group, group + 1, size))
-  return sources.Source(name, spans, _parquet)
+  return spans
 
 
 def _parquet_file(path: str) -> Any:
@@ -27,9 +39,13 @@ def _parquet_file(path: str) -> Any:
   from pyarrow import parquet
 
   try:
-    file = parquet.ParquetFile(path, page_checksum_verification=True)
+    return parquet.ParquetFile(path, page_checksum_verification=True)
   except (pyarrow.ArrowException, OSError) as error:
     raise errors.DataError('not a Parquet file', f'{path} ({error})', 'restore it') from error
+
+
+def _text_file(path: str) -> Any:
+  file = _parquet_file(path)
   types = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
   if 'text' not in types:
     where = f'{path} with the columns {", ".join(types)}'
@@ -41,16 +57,18 @@ def _parquet_file(path: str) -> Any:
 
 
 def _parquet(span: sources.Span) -> Iterator[str]:
+  for row, record in enumerate(_parquet_rows(span, ['text'])):
+    yield _decode(record['text'] or '', f'{span.path} row group {span.start} row {row}')
+
+
+def _parquet_rows(span: sources.Span, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
   import pyarrow
 
   where = f'{span.path} row group {span.start}'
   try:
     file, groups = _parquet_file(span.path), range(span.start, span.stop)
-    row = 0
-    for batch in file.iter_batches(RECORDS, row_groups=groups, columns=['text']):
-      for value in batch.column(0).to_pylist():
-        yield _decode(value or '', f'{where} row {row}')
-        row += 1
+    for batch in file.iter_batches(RECORDS, row_groups=groups, columns=columns):
+      yield from batch.to_pylist()
   except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
     raise errors.DataError('damaged Parquet file', f'{where} ({error})', 'restore it') from error
 
@@ -109,6 +127,22 @@ def tfds(name: str, where: str) -> sources.Source:
   NAME is one that `tfds.builder` knows, with config and version (`c4/en:3.0.1`), or the directory
   that holds its dataset_info.json.
   """
+  builder, split, spans = _tfds_split(name, where)
+  read = functools.partial(
+    _tfds, where.partition('@')[0], split, _text_feature(name, builder.info.features)
+  )
+  return sources.Source(name, spans, read)
+
+
+def tfds_rows(name: str, where: str) -> sources.Source:
+  """Returns the source of all features of a prepared tensorflow-dataset; names as of `tfds`."""
+  _, split, spans = _tfds_split(name, where)
+  read = functools.partial(_tfds_records, where.partition('@')[0], split)
+  return sources.Source(name, spans, read)
+
+
+def _tfds_split(name: str, where: str) -> tuple[Any, str, list[sources.Span]]:
+  """Returns the dataset's builder, the name of the split, and its records as spans."""
   dataset, _, split = where.partition('@')
   builder = _builder(dataset)
   splits = builder.info.splits
@@ -124,12 +158,11 @@ def tfds(name: str, where: str) -> sources.Source:
     where = f'{builder.data_path} is {builder.info.file_format.value}'
     remedy = "prepare it with file_format='array_record'"
     raise errors.DataError('tensorflow-dataset not readable without TensorFlow', where, remedy)
-  read = functools.partial(_tfds, dataset, split, _text_feature(name, builder.info.features))
   spans, first = [], 0
   for path, length in zip(splits[split].filepaths, splits[split].shard_lengths, strict=True):
     spans += _cut(str(path), first, length)
     first += length
-  return sources.Source(name, spans, read)
+  return builder, split, spans
 
 
 @functools.cache
@@ -162,15 +195,37 @@ def _text_feature(name: str, features: Mapping[str, Any]) -> str:
 
 
 def _tfds(dataset: str, split: str, feature: str, span: sources.Span) -> Iterator[str]:
+  for record in _tfds_records(dataset, split, span, (feature,)):
+    yield record[feature]
+
+
+def _tfds_records(
+  dataset: str, split: str, span: sources.Span, features: tuple[str, ...] = ()
+) -> Iterator[dict[str, Any]]:
+  """Yields the examples of a span, with these features or with all."""
   source, where = _builder(dataset).as_data_source(split), span.path
   try:
     for first in range(span.start, span.stop, RECORDS):
       where = f'{span.path} examples from {first}'
       records = source.__getitems__(range(first, min(first + RECORDS, span.stop)))
       for i, record in enumerate(records):
-        yield _decode(record[feature], f'{span.path} example {first + i}')
+        place = f'{span.path} example {first + i}'
+        yield {key: _plain(record[key], place) for key in features or record}
   except RuntimeError as error:
     raise errors.DataError('damaged record', f'{where} ({error})', 'restore the file') from error
+
+
+def _plain(value: Any, where: str) -> Any:
+  """Returns a feature as plain Python: text, numbers, lists and dicts of them."""
+  if isinstance(value, (bytes, str)):
+    return _decode(value, where)
+  if isinstance(value, Mapping):
+    return {key: _plain(part, where) for key, part in value.items()}
+  if isinstance(value, np.ndarray):
+    value = value.tolist()  # of bytes: a list of bytes
+  if isinstance(value, (list, tuple)):
+    return [_plain(part, where) for part in value]
+  return value.item() if isinstance(value, np.generic) else value
 
 
 def _decode(record: bytes | str, where: str) -> str:

@@ -5,12 +5,21 @@ longest.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from t5lite.data import packing
 from t5lite.data import splits
+from t5lite.objectives import pairs
+
+
+class Raw(NamedTuple):
+  """Stored tokens of examples."""
+
+  tokens_MxL: np.ndarray  # int32
+  lengths_M: np.ndarray
+  inputs_M: np.ndarray  # how many of the tokens are a task's inputs; 0: it is text
 
 
 class Rows(Protocol):
@@ -23,8 +32,8 @@ class Rows(Protocol):
     """Returns (example_M, i_M): the examples of the rows, and in which of the rows each is."""
     ...
 
-  def read(self, example_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tokens_MxL int32 and lengths_M."""
+  def read(self, example_M: np.ndarray) -> Raw:
+    """Returns the stored tokens of examples."""
     ...
 
 
@@ -38,9 +47,10 @@ class Windows:
   def examples(self, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows_N, np.arange(len(rows_N))
 
-  def read(self, example_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, example_M: np.ndarray) -> Raw:
     lengths_M = np.full(len(example_M), self._length)
-    return self._split.read(example_M * self._length, lengths_M), lengths_M
+    tokens_MxL = self._split.read(example_M * self._length, lengths_M)
+    return Raw(tokens_MxL, lengths_M, np.zeros_like(lengths_M))
 
 
 class Documents:
@@ -73,9 +83,61 @@ class Documents:
   def examples(self, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return self._plan.pieces(rows_N)
 
-  def read(self, example_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def read(self, example_M: np.ndarray) -> Raw:
     lengths_M = self._lengths[example_M]
-    return self._split.read(self._starts[example_M], lengths_M), lengths_M
+    tokens_MxL = self._split.read(self._starts[example_M], lengths_M)
+    return Raw(tokens_MxL, lengths_M, np.zeros_like(lengths_M))
+
+
+class Supervised:
+  """The examples of a task: one a row, or packed.
+
+  Args:
+    fit: how many of so many input and target tokens there is room for.
+    tail: input tokens at the end that stay where some are left out: the end of the template.
+    eos: ends the targets, of which some may be left out too.
+    sizes: gives the encoder and decoder tokens [N, 2] that so many input and target tokens take.
+    room: for such tokens in a row.
+    seed: of the packing; None: one example a row.
+  """
+
+  def __init__(
+    self,
+    split: splits.Split,
+    *,
+    fit: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    tail: int,
+    eos: int,
+    sizes: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    room: tuple[int, int],
+    seed: int | None,
+  ):
+    self._split, self._tail, self._eos = split, tail, eos
+    self._lengths, self._inputs = split.lengths(), split.lengths('inputs')
+    self._starts = np.cumsum(self._lengths) - self._lengths
+    self._kept = fit(self._inputs, self._lengths - self._inputs)
+    self._plan = None if seed is None else packing.plan(sizes(*self._kept), room, seed)
+    self.num_examples = len(self._starts)
+    self.num_rows = self.num_examples if self._plan is None else len(self._plan)
+
+  def examples(self, rows_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if self._plan is None:
+      return rows_N, np.arange(len(rows_N))
+    return self._plan.pieces(rows_N)
+
+  def read(self, example_M: np.ndarray) -> Raw:
+    lengths_M, inputs_M = self._lengths[example_M], self._inputs[example_M]
+    kept_inputs_M, kept_targets_M = (kept[example_M] for kept in self._kept)
+    tokens_MxL = self._split.read(self._starts[example_M], lengths_M)
+    if ((kept_inputs_M == inputs_M) & (kept_inputs_M + kept_targets_M == lengths_M)).all():
+      return Raw(tokens_MxL, lengths_M, inputs_M)
+    place = np.arange(tokens_MxL.shape[1])[None]
+    tail_M = np.minimum(self._tail, kept_inputs_M // 2)
+    kept_MxL = (place < (kept_inputs_M - tail_M)[:, None]) | (place >= (inputs_M - tail_M)[:, None])
+    kept_MxL &= place < (inputs_M + kept_targets_M)[:, None]
+    tokens_MxL, lengths_M = pairs.compact(tokens_MxL, kept_MxL)
+    tokens_MxL[np.arange(len(lengths_M)), lengths_M - 1] = self._eos
+    return Raw(tokens_MxL, lengths_M, kept_inputs_M)
 
 
 def cut(starts_D: np.ndarray, lengths_D: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

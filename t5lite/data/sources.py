@@ -3,6 +3,7 @@
 A source is `corpus`, the text that ships, or `KIND:WHERE`: `text`, `jsonl`, `parquet` and
 `array_record` with a glob, `tfds` with the name of a prepared dataset. It is a list of spans,
 stretches of files that can be read apart from each other, the same list on every machine.
+`open_rows` gives all fields of a row instead of its text: what tasks are made of.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ import json
 import math
 import os
 import pathlib
+import re
+from typing import Any
 
 from t5lite import errors
 from t5lite.data import corpus
@@ -41,13 +44,15 @@ class Source:
     name: the source as the config writes it.
     spans: every document is in exactly one.
     read: gives the documents of a span in order; picklable, so that other processes can read too.
+    identity: what the documents are, beside the name and the files.
   """
 
   name: str
   spans: Sequence[Span]
-  read: Callable[[Span], Iterator[str]]
+  read: Callable[[Span], Iterator[Any]]
+  identity: str = ''
 
-  def documents(self) -> Iterator[str]:
+  def documents(self) -> Iterator[Any]:
     """Yields every document, in stored order."""
     for span in self.spans:
       yield from self.read(span)
@@ -70,7 +75,7 @@ class Source:
     for path in dict.fromkeys(span.path for span in self.spans):
       status = os.stat(path)
       files.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
-    return hashlib.sha256(json.dumps([self.name, files]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([self.name, self.identity, files]).encode()).hexdigest()
 
 
 def open(source: str) -> Source:
@@ -98,9 +103,37 @@ def open(source: str) -> Source:
   return opener(source, find(where))
 
 
+def open_rows(source: str) -> Source:
+  """Returns the source of all fields of each row, as dicts of plain values.
+
+  Args:
+    source: `jsonl:GLOB`, `parquet:GLOB` or `tfds:NAME@SPLIT`; $VARIABLES are those of the
+      environment.
+
+  Raises:
+    DataError: another kind, no such file, or files that hold no rows.
+  """
+  from t5lite.data import record_files
+  from t5lite.data import text_files
+
+  kind, _, where = source.partition(':')
+  if kind == 'tfds':
+    return record_files.tfds_rows(source, where)
+  if kind not in ('jsonl', 'parquet') or not where:
+    remedy = 'use jsonl:GLOB, parquet:GLOB or tfds:NAME'
+    raise errors.DataError('not a source of rows', repr(source), remedy)
+  opener = text_files.jsonl_rows if kind == 'jsonl' else record_files.parquet_rows
+  return opener(source, find(where))
+
+
 def find(where: str) -> list[str]:
   """Returns the files of a glob, sorted; raises DataError if there are none."""
-  paths = sorted(glob.glob(os.path.expanduser(where), recursive=True))
+  path = os.path.expandvars(os.path.expanduser(where))
+  unset = re.search(r'\$(\w+)', path)
+  if unset:
+    what, remedy = 'variable not set', f'export {unset[1]}=DIRECTORY'
+    raise errors.DataError(what, where, remedy)
+  paths = sorted(glob.glob(path, recursive=True))
   files = [path for path in paths if os.path.isfile(path)]
   if not files:
     is_directory = pathlib.Path(where).expanduser().is_dir()

@@ -24,7 +24,8 @@ class Split:
     run_ends: the documents of the other side cut the store into runs; where each ends in the split.
     shifts: position in the store less position in the split, of each run.
     num_documents: how many documents there are.
-    num_bytes: UTF-8 bytes of their text.
+    num_bytes: UTF-8 bytes of their text; of a task's examples: of their targets.
+    num_targets: the tokens of these bytes, with the EOS after each document.
   """
 
   store: store_lib.Store
@@ -34,16 +35,17 @@ class Split:
   shifts: np.ndarray
   num_documents: int
   num_bytes: int
+  num_targets: int
 
   @property
   def num_tokens(self) -> int:
     """Tokens, with the EOS after each document."""
     return int(self.run_ends[-1]) if len(self.run_ends) else 0
 
-  def lengths(self) -> np.ndarray:
-    """Returns the tokens of each document, its EOS included."""
+  def lengths(self, of: Literal['tokens', 'inputs'] = 'tokens') -> np.ndarray:
+    """Returns the tokens of each document, its EOS included; or how many of them are given."""
     lengths = [
-      shard['tokens'][_chosen(shard, self.side, self.held_out)] for shard in self.store.documents()
+      shard[of][_chosen(shard, self.side, self.held_out)] for shard in self.store.documents()
     ]
     return np.concatenate(lengths).astype(np.int64)
 
@@ -66,7 +68,7 @@ class Split:
 def open(store: store_lib.Store, side: Side, held_out: float) -> Split:
   """Returns a side of a store; held_out: the share of its documents on the other one."""
   ends, shifts = [], []
-  position = num_documents = num_bytes = 0
+  position = num_documents = num_bytes = num_targets = 0
   for start, shard in zip(store.starts, store.documents(), strict=True):
     chosen = _chosen(shard, side, held_out)
     tokens = shard['tokens'].astype(np.int64)
@@ -80,6 +82,7 @@ def open(store: store_lib.Store, side: Side, held_out: float) -> Split:
     position = int(run_ends[-1]) if len(run_ends) else position
     num_documents += int(chosen.sum())
     num_bytes += int(shard['bytes'][chosen].sum(dtype=np.int64))
+    num_targets += int((tokens - shard['inputs'])[chosen].sum())
   return Split(
     store=store,
     side=side,
@@ -88,6 +91,7 @@ def open(store: store_lib.Store, side: Side, held_out: float) -> Split:
     shifts=np.concatenate(shifts),
     num_documents=num_documents,
     num_bytes=num_bytes,
+    num_targets=num_targets,
   )
 
 

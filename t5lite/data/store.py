@@ -3,7 +3,9 @@
 A store is a directory:
   index.json                          what it holds; written last: a store without it is not done
   KEY-00000-of-00004.array_record     tokens of whole documents, each ended by EOS; BLOCK a record
-  KEY-00000-of-00004.documents.npy    for each document: its tokens, its UTF-8 bytes, its hash
+  KEY-00000-of-00004.documents.npy    for each document: its tokens, how many of them are given
+                                      (of a task's example: its inputs; of text: 0), the UTF-8 bytes
+                                      of the rest, its hash
 KEY says which text and which tokenizer; equal keys are equal stores, byte for byte.
 
 A position counts as if every shard filled its last block, so that block = position // BLOCK.
@@ -25,11 +27,11 @@ import numpy as np
 
 from t5lite import errors
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 4096  # tokens a record
 OPTIONS = 'group_size:1,zstd:1'
 INDEX = 'index.json'
-DOCUMENT = np.dtype([('tokens', '<u4'), ('bytes', '<u4'), ('hash', '<u8')])
+DOCUMENT = np.dtype([('tokens', '<u4'), ('inputs', '<u4'), ('bytes', '<u4'), ('hash', '<u8')])
 
 REMEDY = 'delete that directory and prepare it again'
 

@@ -11,7 +11,7 @@ import json
 import lzma
 import os
 import sys
-from typing import IO
+from typing import Any, IO
 import zlib
 
 from t5lite import errors
@@ -29,6 +29,11 @@ def text(name: str, paths: list[str]) -> sources.Source:
 def jsonl(name: str, paths: list[str]) -> sources.Source:
   """Returns the source of files with one object a line, whose field `text` is the document."""
   return sources.Source(name, _spans(paths), _jsonl)
+
+
+def jsonl_rows(name: str, paths: list[str]) -> sources.Source:
+  """Returns the source of files with one object a line, with all its fields."""
+  return sources.Source(name, _spans(paths), _jsonl_rows)
 
 
 def _spans(paths: list[str]) -> list[sources.Span]:
@@ -66,11 +71,26 @@ def _text(span: sources.Span) -> Iterator[str]:
 
 def _jsonl(span: sources.Span) -> Iterator[str]:
   """Yields the documents whose line begins in the span."""
+  for offset, line in _jsonl_lines(span):
+    yield _field(line, span.path, offset)
+
+
+def _jsonl_rows(span: sources.Span) -> Iterator[dict[str, Any]]:
+  """Yields the objects whose line begins in the span."""
+  for offset, line in _jsonl_lines(span):
+    record = _json(line, span.path, offset)
+    if not isinstance(record, dict):
+      where = f'{span.path}:{_line_number(span.path, offset)}'
+      raise errors.DataError('not a JSON object', where, 'mend or remove that line')
+    yield record
+
+
+def _jsonl_lines(span: sources.Span) -> Iterator[tuple[int, bytes]]:
   for offset, line in _lines(span.path, span.start):
     if offset >= span.stop:
       return
     if line.strip():
-      yield _field(line, span.path, offset)
+      yield offset, line
 
 
 def _lines(path: str, start: int) -> Iterator[tuple[int, bytes]]:
@@ -107,10 +127,7 @@ def _field(line: bytes, path: str, offset: int) -> str:
   def error(what: str, remedy: str) -> errors.DataError:
     return errors.DataError(what, f'{path}:{_line_number(path, offset)}', remedy)
 
-  try:
-    record = json.loads(_decode(line, path, offset))
-  except json.JSONDecodeError as problem:
-    raise error(f'not JSON ({problem})', 'mend or remove that line') from problem
+  record = _json(line, path, offset)
   if not isinstance(record, dict) or not isinstance(record.get('text'), str):
     found = f'its fields are {", ".join(record)}' if isinstance(record, dict) else 'it is no object'
     raise error("no field 'text' with a string", f"{found}: rename the text's field to 'text'")
@@ -118,6 +135,15 @@ def _field(line: bytes, path: str, offset: int) -> str:
   if b'\\ud' in line.lower() and any('\ud800' <= letter <= '\udfff' for letter in text):
     raise error('half of a surrogate pair', 'remove that \\u escape')
   return text
+
+
+def _json(line: bytes, path: str, offset: int) -> Any:
+  try:
+    return json.loads(_decode(line, path, offset))
+  except json.JSONDecodeError as problem:
+    where = f'{path}:{_line_number(path, offset)}'
+    what = f'not JSON ({problem})'
+    raise errors.DataError(what, where, 'mend or remove that line') from problem
 
 
 def _line_number(path: str, offset: int) -> int:

@@ -26,6 +26,7 @@ from t5lite.data import sources
 from t5lite.data import store
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.data import workers
+from t5lite.tasks import rendering
 
 CHUNK = 4_000_000  # characters tokenised at once
 LONG = 2.0  # seconds worth a line
@@ -165,15 +166,20 @@ def _tokenizer(path: str) -> tokenizer_lib.Tokenizer:
   return tokenizer_lib.load(path)
 
 
-def _chunks(job: Job, part: int) -> Iterator[list[str]]:
-  """Yields the documents of a part that are not blank, in lists of about CHUNK characters."""
+def _chunks(job: Job, part: int) -> Iterator[list[rendering.Example]]:
+  """Yields the documents of a part that are not blank, in lists of about CHUNK characters.
+
+  A text is an example without inputs.
+  """
   chunk, size = [], 0
   for span in job.parts[part]:
-    for text in job.source.read(span):
-      if not text or text.isspace():
+    for document in job.source.read(span):
+      if isinstance(document, str):
+        document = rendering.Example((), document, ())
+      if not document.targets or document.targets.isspace():
         continue
-      chunk.append(text)
-      size += len(text)
+      chunk.append(document)
+      size += len(document.targets) + sum(map(len, document.inputs))
       if size >= CHUNK:
         yield chunk
         chunk, size = [], 0
@@ -182,20 +188,32 @@ def _chunks(job: Job, part: int) -> Iterator[list[str]]:
 
 
 def _tokenise(
-  texts: list[str], tokenizer: tokenizer_lib.Tokenizer
+  examples: list[rendering.Example], tokenizer: tokenizer_lib.Tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the tokens of documents, EOS after each, and the array of DOCUMENTs.
 
-  A text of which the tokenizer leaves nothing is no document.
+  A text of which the tokenizer leaves nothing is no document. Two inputs, an encoder's, have its
+  separator between them.
   """
   eos = np.array([tokenizer.vocabulary.eos], np.int32)
-  pairs = zip(texts, tokenizer.encode(texts), strict=True)
-  kept = [(text.encode(), ids) for text, ids in pairs if len(ids)]
+  texts = [text for example in examples for text in (*example.inputs, example.targets)]
+  encoded = iter(tokenizer.encode(texts))
+  between = np.array([tokenizer.vocabulary.sep or 0], np.int32)[:1]
+  kept = []
+  for example in examples:
+    inputs = [next(encoded) for _ in example.inputs]
+    targets = next(encoded)
+    if example.label >= 0:  # what an encoder is asked for is no text
+      targets = np.array([example.label], np.int32)
+    if len(targets):
+      given = [part for ids in inputs for part in (between, ids)][1:]
+      kept.append((example, sum(map(len, given)), [*given, targets, eos]))
   documents = np.zeros(len(kept), store.DOCUMENT)
-  documents['tokens'] = [len(ids) + 1 for _, ids in kept]
-  documents['bytes'] = [len(text) for text, _ in kept]
-  documents['hash'] = [_hash(text) for text, _ in kept]
-  return np.concatenate([eos[:0], *(part for _, ids in kept for part in (ids, eos))]), documents
+  documents['tokens'] = [sum(map(len, parts)) for _, _, parts in kept]
+  documents['inputs'] = [num_inputs for _, num_inputs, _ in kept]
+  documents['bytes'] = [len(example.targets.encode()) for example, _, _ in kept]
+  documents['hash'] = [_hash('\0'.join((*e.inputs, e.targets)).encode()) for e, _, _ in kept]
+  return np.concatenate([eos[:0], *(part for _, _, parts in kept for part in parts)]), documents
 
 
 def _hash(text: bytes) -> int:

@@ -33,17 +33,5 @@ def of_text(
     ids: the text.
     mode: UL2's, '[S]' to continue and '[R]' to fill.
   """
-  before, after = (), ()
-  match config.objective.name:
-    case 'span_corruption':
-      after = (vocabulary.eos,)
-    case 'ul2':
-      before, after = vocabulary.modes[mode], () if mode == '[S]' else (vocabulary.eos,)
-    case 'causal_lm':  # a document begins behind the end of the one before
-      before = (vocabulary.eos,)
-    case 'mlm':
-      assert vocabulary.cls is not None and vocabulary.sep is not None
-      before, after = (vocabulary.cls,), (vocabulary.sep,)
-    case 'prefix_lm':
-      pass
+  before, after = objectives.around(config, vocabulary, mode=mode)
   return np.array([*before, *ids, *after], np.int32)

@@ -34,8 +34,24 @@ class MlmHead(nnx.Module):
     return self.norm(layers.activate(self.model, self.dense(x_BTD)))
 
 
+class LabelHead(nnx.Module):
+  """An encoder's output for tasks: a linear map to labels, behind BERT's pooler if there is one."""
+
+  def __init__(self, model: config.Model, rngs: nnx.Rngs):
+    width, labels = model.d_model, model.num_labels
+    self.pooler = (
+      layers.Linear(model, 'BTD,DE->BTE', (width, width), rngs(), use_bias=True)
+      if model.pooler
+      else None
+    )
+    self.output = layers.Linear(model, 'BTD,DV->BTV', (width, labels), rngs(), use_bias=True)
+
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    return x_BTD if self.pooler is None else jnp.tanh(self.pooler(x_BTD))
+
+
 class Output(NamedTuple):
-  """The last linear map, from the model's width to the vocabulary: input and parameters."""
+  """The last linear map, from the model's width to the vocabulary or labels: input, parameters."""
 
   x_BTD: jax.Array
   kernel: jax.Array  # float32 [V, D] if it is the tied embedding, else [D, V]
@@ -55,11 +71,13 @@ class Transformer(nnx.Module):
     self.encoder = stack.Stack(model, depth, rngs, causal=False, cross=False) if encodes else None
     depth = model.num_decoder_layers if both else depth
     self.decoder = stack.Stack(model, depth, rngs, causal=True, cross=both) if decodes else None
-    self.mlm_head = MlmHead(model, rngs) if model.mlm_head else None
+    labels = model.num_labels > 0
+    self.label_head = LabelHead(model, rngs) if labels else None
+    self.mlm_head = MlmHead(model, rngs) if model.mlm_head and not labels else None
     shape = (model.d_model, model.vocab_size)
     self.lm_head = (
       None
-      if model.tie_embeddings
+      if model.tie_embeddings or labels
       else layers.Linear(model, 'BTD,DV->BTV', shape, rngs(), use_bias=False)
     )
 
@@ -104,6 +122,10 @@ class Transformer(nnx.Module):
 
   def output(self, x_BTD: jax.Array) -> Output:
     """Returns the output layer, for hidden states."""
+    if self.label_head is not None:
+      x_BTD, last = self.label_head(x_BTD), self.label_head.output
+      assert last.bias is not None
+      return Output(x_BTD.astype(self.model.dtype), last.kernel[...], last.bias[...])
     bias_V = None
     if self.mlm_head is not None:
       x_BTD = self.mlm_head(x_BTD)
@@ -128,7 +150,7 @@ class Transformer(nnx.Module):
 
 def output_letters(model: config.Model) -> str:
   """Returns the dimensions of the output layer's kernel."""
-  return 'VD' if model.tie_embeddings else 'DV'
+  return 'VD' if model.tie_embeddings and not model.num_labels else 'DV'
 
 
 def token_positions(batch: dict[str, jax.Array], side: str) -> jax.Array:

@@ -17,12 +17,20 @@ from t5lite.objectives import mlm
 from t5lite.objectives import pairs
 from t5lite.objectives import prefix_lm
 from t5lite.objectives import span_corruption
+from t5lite.objectives import supervised as supervised
 from t5lite.objectives import ul2
+from t5lite.objectives.supervised import around as around
 from t5lite.objectives.vocabulary import Vocabulary as Vocabulary
 
 
 def check(config: config_lib.Config, vocabulary: Vocabulary) -> None:
   """Raises ConfigError if the vocabulary or the lengths do not fit the objective or the model."""
+  check_vocabulary(config, vocabulary)
+  check_lengths(config, vocabulary)
+
+
+def check_vocabulary(config: config_lib.Config, vocabulary: Vocabulary) -> None:
+  """Raises ConfigError if the vocabulary does not fit the objective or the model."""
   name, data = config.objective.name, config.data
   errors.check(
     vocabulary.size <= config.model.vocab_size,
@@ -38,6 +46,11 @@ def check(config: config_lib.Config, vocabulary: Vocabulary) -> None:
       f'no {", ".join(f"[{mark.upper()}]" for mark in missing)} in {data.tokenizer}',
       'train one with t5lite tokenizer',
     )
+
+
+def check_lengths(config: config_lib.Config, vocabulary: Vocabulary) -> None:
+  """Raises ConfigError if what the objective makes of text does not fit the rows."""
+  data = config.data
   length = window_length(config, vocabulary)
   _, (targets,) = lengths(config, vocabulary, np.array([length]))
   errors.check(
@@ -56,6 +69,31 @@ def check(config: config_lib.Config, vocabulary: Vocabulary) -> None:
     f'{max(spans, default=0)} spans, {len(vocabulary.sentinels)} sentinels in {data.tokenizer}',
     'use a smaller data.input_length or a larger objective.mean_span_length',
   )
+
+
+def check_task(config: config_lib.Config, vocabulary: Vocabulary, task: config_lib.Task) -> None:
+  """Raises ConfigError if the rows have no room for a task's examples, or the model no head."""
+  data, most = config.data, np.array([10**6])
+  (inputs,), (targets,) = supervised.cut(config, vocabulary, most, most)
+  errors.check(
+    inputs > 0 and targets > 1,
+    'no room for the examples of a task',
+    f'data.input_length={data.input_length} data.target_length={data.target_length}',
+    'enlarge them',
+  )
+  if config.model.architecture == 'encoder':
+    errors.check(
+      bool(task.labels),
+      'an encoder has no answer for this task',
+      f'task {task.name!r} has no labels',
+      'use an encoder_decoder or a decoder',
+    )
+    errors.check(
+      config.model.num_labels >= len(task.labels),
+      'too few outputs for the labels of the task',
+      f'model.num_labels={config.model.num_labels}, task {task.name!r} has {len(task.labels)}',
+      f'use --set=model.num_labels={len(task.labels)} --set=model.pooler=True',
+    )
 
 
 def _noises(config: config_lib.Config) -> list[tuple[float, float]]:
@@ -144,6 +182,7 @@ def batch(
   tokens_NxL: np.ndarray,
   lengths_N: np.ndarray,
   keys_N: np.ndarray,
+  inputs_N: np.ndarray | None = None,
   rows_N: np.ndarray | None = None,
   num_rows: int | None = None,
 ) -> converters.Batch:
@@ -155,6 +194,7 @@ def batch(
     tokens_NxL: raw tokens, int32; what stands behind an example's is not looked at.
     lengths_N: raw tokens of each example, at most `window_length`.
     keys_N: uint64, one random key an example.
+    inputs_N: how many of its tokens are a task's inputs, 0 of text; None: all are text.
     rows_N: the row of each example, where several share one; None: each has its own.
     num_rows: rows of the batch; None: as many as `rows_N` names.
   """
@@ -164,10 +204,15 @@ def batch(
   num_rows = int(rows.max()) + 1 if num_rows is None else num_rows
   layout = converters.Layout(rows, num_rows, packed=rows_N is not None)
   data, objective = config.data, config.objective
+  inputs_N = np.zeros_like(own) if inputs_N is None else inputs_N
+  if config.model.num_labels:
+    labelled = supervised.examples(config, vocabulary, raw, inputs_N)
+    most = _num_labelled(config)
+    return converters.labelled(layout, labelled, data.input_length, most, vocabulary.sep)
   if config.model.architecture == 'encoder':
     masked = mlm.mask(raw, keys_N, vocabulary, objective.noise_density, objective.whole_word)
     return converters.encoder(layout, masked, data.input_length, _num_predictions(config))
-  examples = _examples(config, vocabulary, raw, keys_N)
+  examples = _examples(config, vocabulary, raw, keys_N, inputs_N)
   if config.model.architecture == 'decoder':
     prefix = objective.name != 'causal_lm'
     return converters.decoder(layout, examples, data.input_length, prefix=prefix)
@@ -175,6 +220,27 @@ def batch(
 
 
 def _examples(
+  config: config_lib.Config,
+  vocabulary: Vocabulary,
+  raw: pairs.Ragged,
+  keys_N: np.ndarray,
+  inputs_N: np.ndarray,
+) -> pairs.Pairs:
+  """Returns what is given and what is asked for: of text as the objective says, of tasks as is."""
+  if not inputs_N.any():
+    return _of_text(config, vocabulary, raw, keys_N)
+  task, text = np.flatnonzero(inputs_N), np.flatnonzero(inputs_N == 0)
+  made = supervised.examples(config, vocabulary, pairs.chosen(raw, task), inputs_N[task])
+  parts = [(task, made)]
+  if len(text):
+    parts.append((text, _of_text(config, vocabulary, pairs.chosen(raw, text), keys_N[text])))
+  return pairs.Pairs(
+    pairs.merged([(numbers, part.inputs) for numbers, part in parts]),
+    pairs.merged([(numbers, part.targets) for numbers, part in parts]),
+  )
+
+
+def _of_text(
   config: config_lib.Config, vocabulary: Vocabulary, raw: pairs.Ragged, keys_N: np.ndarray
 ) -> pairs.Pairs:
   objective = config.objective
@@ -193,6 +259,11 @@ def _examples(
       return prefix_lm.whole(raw)
     case 'mlm':
       raise ValueError('masked language modelling has no pairs of inputs and targets')
+
+
+def _num_labelled(config: config_lib.Config) -> int:
+  """Returns the most examples that a row holds: packed, [CLS], a token and [SEP] each."""
+  return 1 if config.data.examples == 'windows' else config.data.input_length // 3
 
 
 def _num_predictions(config: config_lib.Config) -> int:

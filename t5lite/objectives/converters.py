@@ -126,3 +126,31 @@ def encoder(layout: Layout, examples: mlm.Masked, length: int, num_predictions: 
     'encoder_prediction_positions': asked_at.tokens_NxL,
     **marks(layout, 'encoder', inputs, length),
   }
+
+
+def labelled(
+  layout: Layout, examples: pairs.Pairs, length: int, num_predictions: int, separator: int | None
+) -> Batch:
+  """Returns an encoder's inputs, whose first token of each example asks for its label.
+
+  `encoder_token_types` are 0 up to the first separator of an example and 1 behind it.
+  """
+  inputs, targets = examples
+  shape = inputs.tokens_NxL.shape
+  labels, asked = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+  labels[:, 0], asked[:, 0] = targets.tokens_NxL[:, 0], 1
+  is_end = (inputs.tokens_NxL == separator) & inputs.valid_NxL
+  types = (np.cumsum(is_end, axis=1) - is_end > 0).astype(np.int32)
+  input_tokens, target_tokens, weights, types = place(
+    layout, inputs, length, inputs.tokens_NxL, labels, asked, types
+  )
+  positions = np.broadcast_to(np.arange(length, dtype=np.int32)[None], weights.shape)
+  asked_at = pairs.compact(positions, weights > 0, num_predictions)
+  return {
+    'encoder_input_tokens': input_tokens,
+    'encoder_token_types': types,
+    'encoder_target_tokens': target_tokens,
+    'encoder_loss_weights': weights,
+    'encoder_prediction_positions': asked_at.tokens_NxL,
+    **marks(layout, 'encoder', inputs, length),
+  }

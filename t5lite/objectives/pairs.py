@@ -3,6 +3,7 @@
 Letters: N examples, L raw tokens, I inputs, T targets.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,22 @@ def joined(*parts: Ragged) -> Ragged:
   """Returns each row of the first part followed by those of the others."""
   tokens = np.concatenate([part.tokens_NxL for part in parts], axis=1)
   return compact(tokens, np.concatenate([part.valid_NxL for part in parts], axis=1))
+
+
+def merged(parts: Sequence[tuple[np.ndarray, Ragged]]) -> Ragged:
+  """Returns rows of several parts in one: (numbers of the rows, rows) of each."""
+  width = max(rows.tokens_NxL.shape[1] for _, rows in parts)
+  num = sum(len(numbers) for numbers, _ in parts)
+  tokens_NxL, lengths_N = np.zeros((num, width), np.int32), np.zeros(num, int)
+  for numbers, rows in parts:
+    tokens_NxL[numbers, : rows.tokens_NxL.shape[1]] = rows.tokens_NxL
+    lengths_N[numbers] = rows.lengths_N
+  return Ragged(tokens_NxL, lengths_N)
+
+
+def chosen(rows: Ragged, numbers: np.ndarray) -> Ragged:
+  """Returns the rows of these numbers."""
+  return Ragged(*(x[numbers] for x in rows))
 
 
 def repeated(tokens: tuple[int, ...], num: int) -> Ragged:

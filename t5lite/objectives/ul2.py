@@ -58,20 +58,16 @@ def choose(keys_N: np.ndarray) -> np.ndarray:
 def denoise(rows: pairs.Ragged, keys_N: np.ndarray, vocabulary: Vocabulary) -> pairs.Pairs:
   """Returns the inputs, behind their mode token, and targets of each example's denoiser."""
   choice_N = choose(keys_N)
-  # Span corruption never lengthens a text, but for the end of text and a mode in front.
-  width = rows.tokens_NxL.shape[1] + 1 + max(map(len, vocabulary.modes.values()))
-  inputs, targets = (np.zeros((len(keys_N), width), np.int32) for _ in range(2))
-  input_lengths_N, target_lengths_N = (np.zeros(len(keys_N), int) for _ in range(2))
-  for number, denoiser in enumerate(DENOISERS):
-    of_it = np.flatnonzero(choice_N == number)
-    if not len(of_it):
-      continue
-    part = _denoise(denoiser, pairs.Ragged(*(x[of_it] for x in rows)), keys_N[of_it], vocabulary)
-    inputs[of_it, : part.inputs.tokens_NxL.shape[1]] = part.inputs.tokens_NxL
-    targets[of_it, : part.targets.tokens_NxL.shape[1]] = part.targets.tokens_NxL
-    input_lengths_N[of_it] = part.inputs.lengths_N
-    target_lengths_N[of_it] = part.targets.lengths_N
-  return pairs.Pairs(pairs.Ragged(inputs, input_lengths_N), pairs.Ragged(targets, target_lengths_N))
+  numbers = [np.flatnonzero(choice_N == number) for number in range(len(DENOISERS))]
+  parts = [
+    (of_it, _denoise(denoiser, pairs.chosen(rows, of_it), keys_N[of_it], vocabulary))
+    for of_it, denoiser in zip(numbers, DENOISERS, strict=True)
+    if len(of_it)
+  ]
+  return pairs.Pairs(
+    pairs.merged([(of_it, part.inputs) for of_it, part in parts]),
+    pairs.merged([(of_it, part.targets) for of_it, part in parts]),
+  )
 
 
 def _denoise(

@@ -1,0 +1,73 @@
+"""What a downstream task is: rows, a template that makes text of them, and metrics."""
+
+import dataclasses
+import string
+from typing import Literal
+
+from t5lite import errors
+
+MetricName = Literal['accuracy', 'f1', 'matthews', 'correlation', 'squad', 'bleu', 'chrf', 'rouge']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """A task in text: what is given, what is asked for, and how answers are judged.
+
+  Templates are Python's format strings over the fields of a row: 'summarize: {document}'.
+  """
+
+  name: str
+  source: str  # of its rows: 'jsonl:GLOB', 'parquet:GLOB' or 'tfds:NAME'; $VARIABLES are read
+  inputs: str  # template of what is given
+  targets: str  # template of what is asked for
+  labels: tuple[str, ...] = ()  # all targets that there are; a whole number in a row counts them
+  texts: tuple[str, ...] = ()  # templates of what an encoder reads, one or two; (): `inputs`
+  references: str = ''  # field with the list of all right answers; '': the target alone
+  metrics: tuple[MetricName, ...] = ()
+  preprocess: str = ''  # MODULE:FUNCTION that gives the task's rows of a row; '': the row itself
+  split_field: str = ''  # field that names a row's split; '': the source has splits (tfds)
+  train: str = 'train'  # the names of the splits
+  validation: str = 'validation'  # '': data.held_out of the training rows
+  test: str = 'test'
+
+  def __post_init__(self):
+    where = f'task {self.name!r}'
+    templates = {'inputs': self.inputs, 'targets': self.targets}
+    for number, text in enumerate(self.texts):
+      templates[f'texts[{number}]'] = text
+    for name, template in templates.items():
+      try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+      except ValueError as error:
+        what = f'not a template ({error})'
+        raise errors.ConfigError(what, f'{where}: {name}={template!r}', 'write {FIELD}') from error
+      errors.check(
+        bool(fields),
+        'template without a field',
+        f'{where}: {name}={template!r}',
+        'name a field of the rows in braces: {text}',
+      )
+    errors.check(
+      len(self.texts) <= 2,
+      'an encoder reads one text or two',
+      f'{where}: {len(self.texts)} texts',
+      'join some of them in one template',
+    )
+    errors.check(
+      len(set(self.labels)) == len(self.labels) != 1,
+      'not a list of labels',
+      f'{where}: labels={self.labels}',
+      'give two or more, each once',
+    )
+    errors.check(
+      self.preprocess == '' or all(self.preprocess.partition(':')),
+      'not a function',
+      f'{where}: preprocess={self.preprocess!r}',
+      "use 'package.module:function'",
+    )
+
+  @property
+  def ending(self) -> str:
+    """The text of the inputs' template behind its last field."""
+    parts = list(string.Formatter().parse(self.inputs))
+    return parts[-1][0] if parts[-1][1] is None else ''

@@ -1,0 +1,89 @@
+"""Tasks: what is given and what is asked for are known, and the loss is on what is asked for.
+
+An objective says what stands around a given text; a model that is fine-tuned for tasks reads what
+its pre-training taught it to expect, and so does one that is asked to go on from a prompt.
+
+Letters: N examples.
+"""
+
+import numpy as np
+
+from t5lite import config as config_lib
+from t5lite.objectives import pairs
+from t5lite.objectives.vocabulary import Vocabulary
+
+
+def around(
+  config: config_lib.Config, vocabulary: Vocabulary, *, mode: str = '[S]'
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Returns the tokens before and behind a given text.
+
+  Args:
+    config: of the run.
+    vocabulary: special tokens.
+    mode: UL2's, '[S]' to continue and '[R]' to fill.
+  """
+  match config.objective.name:
+    case 'span_corruption':
+      return (), (vocabulary.eos,)
+    case 'ul2':
+      return vocabulary.modes[mode], () if mode == '[S]' else (vocabulary.eos,)
+    case 'causal_lm':  # a document begins behind the end of the one before
+      return (vocabulary.eos,), ()
+    case 'mlm':
+      assert vocabulary.cls is not None and vocabulary.sep is not None
+      return (vocabulary.cls,), (vocabulary.sep,)
+    case 'prefix_lm':
+      return (), ()
+
+
+def cut(
+  config: config_lib.Config, vocabulary: Vocabulary, inputs_N: np.ndarray, targets_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns how many of so many input and target tokens fit into a row.
+
+  A decoder's targets, the end of text among them, have half of the row, or what the inputs leave.
+  """
+  data, extra = config.data, sum(map(len, around(config, vocabulary)))
+  match config.model.architecture:
+    case 'encoder_decoder':
+      most = data.input_length - extra
+      return np.minimum(inputs_N, most), np.minimum(targets_N, data.target_length)
+    case 'decoder':
+      most = data.input_length + 1 - extra  # the last token is only a target
+      targets_N = np.minimum(targets_N, np.maximum(most // 2, most - inputs_N))
+      return np.minimum(inputs_N, most - targets_N), targets_N
+    case 'encoder':
+      return np.minimum(inputs_N, data.input_length - extra), targets_N
+
+
+def lengths(
+  config: config_lib.Config, vocabulary: Vocabulary, inputs_N: np.ndarray, targets_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what examples take of an encoder's and a decoder's row, or of the one there is."""
+  inputs_N = inputs_N + sum(map(len, around(config, vocabulary)))
+  match config.model.architecture:
+    case 'encoder_decoder':
+      return inputs_N, targets_N
+    case 'decoder':
+      return inputs_N + targets_N - 1, np.zeros_like(inputs_N)
+    case 'encoder':
+      return inputs_N, np.zeros_like(inputs_N)
+
+
+def examples(
+  config: config_lib.Config, vocabulary: Vocabulary, raw: pairs.Ragged, inputs_N: np.ndarray
+) -> pairs.Pairs:
+  """Returns inputs, with what the objective puts around them, and targets.
+
+  Args:
+    config: of the run.
+    vocabulary: special tokens.
+    raw: inputs, targets and the end of text, one after another.
+    inputs_N: tokens of the inputs.
+  """
+  before, after = around(config, vocabulary)
+  given = pairs.section(raw, np.zeros_like(inputs_N), inputs_N)
+  num = len(inputs_N)
+  inputs = pairs.joined(pairs.repeated(before, num), given, pairs.repeated(after, num))
+  return pairs.Pairs(inputs, pairs.section(raw, inputs_N, raw.lengths_N))

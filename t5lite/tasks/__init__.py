@@ -1,0 +1,34 @@
+"""Downstream tasks: the ones that ship, by name, and how a row becomes text.
+
+data.source = 'task:summarize_debian'            one that ships
+data.source = 'task:mine'                 one of the config's `tasks`
+"""
+
+from collections.abc import Sequence
+import difflib
+
+from t5lite import config
+from t5lite import errors
+from t5lite.tasks import starter
+
+PREFIX = 'task:'
+SHIPPED = {task.name: task for task in starter.TASKS}
+
+
+def is_task(source: str) -> bool:
+  """Returns whether an entry of data.source names a task."""
+  return source.startswith(PREFIX)
+
+
+def find(name: str, own: Sequence[config.Task] = ()) -> config.Task:
+  """Returns the task of a name, with or without `task:`; the config's own come first.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  name = name.removeprefix(PREFIX)
+  known = SHIPPED | {task.name: task for task in own}
+  near = difflib.get_close_matches(name, known, n=1)
+  remedy = f'did you mean {near[0]}?' if near else f'use one of {", ".join(sorted(known))}'
+  errors.check(name in known, 'no such task', repr(name), remedy)
+  return known[name]

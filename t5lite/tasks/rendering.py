@@ -1,0 +1,107 @@
+"""From the row of a task to its text."""
+
+from collections.abc import Callable, Iterable, Mapping
+import importlib
+from typing import Any, NamedTuple
+
+from t5lite import config
+from t5lite import errors
+
+Row = Mapping[str, Any]
+
+
+class Example(NamedTuple):
+  """A row as text.
+
+  Attributes:
+    inputs: what is given; of an encoder, its texts.
+    targets: what is asked for.
+    references: all right answers, the target among them.
+    label: the number of the target among the task's labels, for an encoder; -1: it is text.
+  """
+
+  inputs: tuple[str, ...]
+  targets: str
+  references: tuple[str, ...]
+  label: int = -1
+
+
+def example(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
+  """Returns the text of a row.
+
+  Raises:
+    DataError: the row lacks a field, has no target or one outside the labels.
+  """
+  templates = task.texts if for_encoder and task.texts else (task.inputs,)
+  inputs = tuple(_fill(task, 'inputs', template, row) for template in templates)
+  targets = _target(task, row)
+  if not any(text.strip() for text in inputs):
+    raise _error(task, 'row without inputs', row, 'remove it, or mend the template')
+  references = (targets,)
+  if task.references:
+    references = tuple(_value(task, task.references, row)) or references
+  label = task.labels.index(targets) if for_encoder and task.labels else -1
+  return Example(inputs, targets, references, label)
+
+
+def _target(task: config.Task, row: Row) -> str:
+  if task.labels:  # `{label}` of a row with a number: the label of that number
+    row = {name: _named(task, value, row, name) for name, value in row.items()}
+  text = _fill(task, 'targets', task.targets, row)
+  if not text.strip():
+    raise _error(task, 'row without a target', row, 'remove it, or mend the template')
+  if task.labels and text not in task.labels:
+    what = f'label {text!r} is none of {", ".join(task.labels)}'
+    raise _error(task, what, row, 'mend the row, or add it to the labels of the task')
+  return text
+
+
+def _named(task: config.Task, value: Any, row: Row, name: str) -> Any:
+  if type(value) is not int or f'{{{name}}}' not in task.targets:
+    return value
+  if not 0 <= value < len(task.labels):
+    what = f'label {value} of {len(task.labels)}'
+    raise _error(task, what, row, 'choose a split that has labels, or mend the row')
+  return task.labels[value]
+
+
+def _fill(task: config.Task, part: str, template: str, row: Row) -> str:
+  try:
+    return template.format_map(row)
+  except KeyError as error:
+    what = f'no field {error} for the {part}'
+    remedy = f'its fields are {", ".join(row)}: mend the template'
+    raise _error(task, what, row, remedy) from error
+
+
+def _value(task: config.Task, name: str, row: Row) -> Any:
+  if name not in row:
+    remedy = f'its fields are {", ".join(row)}: name one of them'
+    raise _error(task, f'no field {name!r}', row, remedy)
+  return row[name]
+
+
+def _error(task: config.Task, what: str, row: Row, remedy: str) -> errors.DataError:
+  shown = repr(dict(row))
+  shown = shown if len(shown) <= 200 else shown[:200] + '...'
+  return errors.DataError(what, f'task {task.name!r}, row {shown}', remedy)
+
+
+def preprocess(task: config.Task) -> Callable[[Row], Iterable[Row]]:
+  """Returns the function that gives the task's rows of a row.
+
+  Raises:
+    ConfigError: there is no such function.
+  """
+  if not task.preprocess:
+    return _itself
+  module, _, name = task.preprocess.partition(':')
+  try:
+    return getattr(importlib.import_module(module), name)
+  except (ImportError, AttributeError) as error:
+    where = f'task {task.name!r}: preprocess={task.preprocess!r} ({error})'
+    raise errors.ConfigError('no such function', where, "use 'package.module:function'") from error
+
+
+def _itself(row: Row) -> Iterable[Row]:
+  return (row,)
