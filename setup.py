@@ -33,9 +33,9 @@ EXTRAS = {
   'tpu': ['jax[tpu]'],
   'cuda13': ['jax[cuda13]'],
   'hf': ['safetensors>=0.8', 'tokenizers>=0.22'],
-  'eval': ['rouge-score>=0.1.2', 'sacrebleu>=2.5'],
+  'tasks': ['rouge-score>=0.1.2', 'sacrebleu>=2.6', 'scikit-learn>=1.9', 'scipy>=1.17'],
   'dev': [
-    't5lite[hf,tpu]',  # tpu: its compiler needs no TPU, and the tests of `plan` need it
+    't5lite[hf,tasks,tpu]',  # tpu: its compiler needs no TPU, and the tests of `plan` need it
     # The same for GPU: of NVIDIA's gigabytes only the assembler and the device library.
     'jax-cuda13-plugin>=0.10.2',
     'nvidia-cuda-nvcc>=13.0.48',

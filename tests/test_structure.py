@@ -48,6 +48,7 @@ LIBRARIES = {
   'orbax': ('checkpoint',),
   'safetensors': ('interop',),
   'tensorstore': ('checkpoint',),
+  **dict.fromkeys(('rouge_score', 'sacrebleu', 'scipy', 'sklearn'), ('tasks',)),
   'tokenizers': ('interop',),
   **dict.fromkeys(('clu', 'seqio', 't5x', 'tensorflow', 'torch'), ()),
 }
