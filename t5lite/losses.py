@@ -92,7 +92,8 @@ def of_output(
   config: config_lib.Config, output: models.Output, targets_BxT: jax.Array, weights_BxT: jax.Array
 ) -> Sums:
   """Returns the sums of the output layer's predictions. Only `objective` has a gradient."""
-  return _over_mesh(config, output, targets_BxT, weights_BxT, with_gradient=False)
+  of_rows = _over_mesh(config, output, targets_BxT, weights_BxT, with_gradient=False)
+  return jax.tree.map(jnp.sum, of_rows)
 
 
 def _of_output_forward(config, output, targets_BxT, weights_BxT):
@@ -108,9 +109,9 @@ of_output.defvjp(_of_output_forward, _of_output_backward)
 
 
 def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool) -> Any:
-  """Returns what `_of_rows` gives, on each device for its rows and its part of the vocabulary."""
+  """Returns what `_on_device` gives, of all rows."""
   rules, letters = sharding.rules(), models.output_letters(config.model)
-  part = functools.partial(_of_rows, config, rules, with_gradient=with_gradient)
+  part = functools.partial(_on_device, config, rules, with_gradient=with_gradient)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return part(output, targets_BxT, weights_BxT)
@@ -119,7 +120,7 @@ def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool)
   # FSDP's gather, once for all chunks; their gradients add up on each device and scatter once.
   whole = rules.spec(*('vocab' if letter == 'V' else None for letter in letters))
   output = output._replace(kernel=jax.sharding.reshard(output.kernel, whole))
-  sums = Sums._make([*[P()] * 4, None])
+  sums = Sums._make([*[P() if with_gradient else rules.spec('batch')] * 4, None])
   gradient = models.Output._make([hidden, sharding.parameter_spec(letters), bias])
   out_specs = (sums, gradient) if with_gradient else sums
   if mesh.size == 1:  # without collectives: XLA's CPU backend copies what is summed over one device
@@ -130,7 +131,7 @@ def _over_mesh(config, output, targets_BxT, weights_BxT, *, with_gradient: bool)
   return mapped(output, targets_BxT, weights_BxT)
 
 
-def _of_rows(
+def _on_device(
   config: config_lib.Config,
   rules: sharding.Rules,
   output: models.Output,
@@ -139,7 +140,11 @@ def _of_rows(
   *,
   with_gradient: bool,
 ):
-  """Returns the sums and, if asked for, the objective's gradient by `output`, chunk by chunk."""
+  """Returns sums, chunk by chunk, of this device's rows and its part of the vocabulary.
+
+  Without the gradient they are those of each row [B]; with it those of all rows of all devices, and
+  the objective's gradient by `output`.
+  """
   letters, tokens = models.output_letters(config.model), rules.batch + rules.length
   batch, length, width = output.x_BTD.shape
   num_chunks = -(-batch * length // CHUNK_ROWS)
@@ -174,7 +179,11 @@ def _of_rows(
 
   rows = chunks(output.x_BTD), chunks(targets_BxT), chunks(weights_BxT)
   if not with_gradient:
-    return added(jax.lax.map(lambda row: sums_of(logits(row[0]), *row[1:])[1], rows))
+    each = jax.vmap(lambda *row: sums_of(*row)[1])
+    parts = jax.lax.map(lambda row: each(logits(row[0]), *row[1:]), rows)
+    by_token = lambda x_CR: x_CR.reshape(-1)[: batch * length].reshape(batch, length)
+    of_row = lambda x_CR: jax.lax.psum(jnp.sum(by_token(x_CR), axis=1), rules.length)
+    return jax.tree.map(of_row, parts)
 
   def body(total, row):
     x_RD, targets_R, weights_R = row
@@ -207,6 +216,24 @@ def of_batch(
 
   An encoder's output layer runs only at `encoder_prediction_positions`.
   """
+  predictions, routing = _predictions(config, params, batch, key)
+  sums: Any = of_output(config, *predictions)
+  return sums if routing is None else with_routing(config, sums, routing, predictions[-1])
+
+
+def by_row(config: config_lib.Config, params: models.Params, batch: models.Batch) -> Sums:
+  """Returns the sums of each row [B] of a batch, without dropout, the experts' losses or gradient.
+
+  `of_batch` without a key gives their totals.
+  """
+  predictions, _ = _predictions(config, params, batch, None)
+  return _over_mesh(config, *predictions, with_gradient=False)
+
+
+def _predictions(
+  config: config_lib.Config, params: models.Params, batch: models.Batch, key: jax.Array | None
+) -> tuple[tuple[models.Output, jax.Array, jax.Array], models.Routing | None]:
+  """Returns the output layer with its targets and weights [B, T], and the routing."""
   hidden_BTD, routing = models.forward(config.model, params, batch, key)
   side = 'encoder' if config.model.architecture == 'encoder' else 'decoder'
   targets_BxT, weights_BxT = batch[f'{side}_target_tokens'], batch[f'{side}_loss_weights']
@@ -220,8 +247,7 @@ def of_batch(
     place_BxM = jax.lax.broadcasted_iota(jnp.int32, weights_BxT.shape, 1, out_sharding=spec)
     weights_BxT = weights_BxT * (place_BxM < count_B1)
   output = models.output(config.model, params, hidden_BTD)
-  sums: Any = of_output(config, output, targets_BxT, weights_BxT)
-  return sums if routing is None else with_routing(config, sums, routing, weights_BxT)
+  return (output, targets_BxT, weights_BxT), routing
 
 
 def with_routing(
