@@ -75,6 +75,11 @@ def train(f: Flags) -> None:
 def define_evaluate(f: Flags) -> None:
   define_workdir(f)
   flags.DEFINE_string('output', '', 'also write the numbers to this JSON file', flag_values=f)
+  help = 'tasks to do in place of the loss on held-out text, by name'
+  flags.DEFINE_list('tasks', [], help, flag_values=f)
+  flags.DEFINE_enum('split', 'test', ['validation', 'test'], 'rows of the tasks', flag_values=f)
+  help = 'rows of each task, from its first; 0: all'
+  flags.DEFINE_integer('examples', 0, help, flag_values=f, lower_bound=0)
 
 
 def evaluate(f: Flags) -> None:
@@ -82,8 +87,14 @@ def evaluate(f: Flags) -> None:
   from t5lite import evaluate as evaluate_lib
   from t5lite import metrics
 
-  values = evaluate_lib.run(f.workdir)
-  print(f'step {values["step"]}  {metrics.describe_evaluation(values)}')
+  if f.tasks:
+    values = {}
+    for step, judged in evaluate_lib.run_tasks(f.workdir, f.tasks, f.split, f.examples):
+      values |= {'step': step, judged.name: judged.values}
+      print(f'step {step}  {judged}', flush=True)
+  else:
+    values = evaluate_lib.run(f.workdir)
+    print(f'step {values["step"]}  {metrics.describe_evaluation(values)}')
   if f.output:
     pathlib.Path(f.output).write_text(json.dumps(values, indent=2) + '\n')
 

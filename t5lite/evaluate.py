@@ -1,10 +1,13 @@
 """Evaluation on held-out text: loss, bits per byte, accuracy, and the baseline to beat."""
 
 import collections
+from collections.abc import Iterator, Sequence
+import dataclasses
 import functools
+import json
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -13,11 +16,14 @@ from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import data
 from t5lite import errors
+from t5lite import judging
 from t5lite import losses
 from t5lite import models
 from t5lite import samples
+from t5lite import tasks
 from t5lite import meshes
 from t5lite import sharding
+from t5lite.data import tokenizer as tokenizer_lib
 
 
 class Evaluator:
@@ -126,3 +132,38 @@ def run(workdir: str | pathlib.Path) -> dict[str, float]:
   config, mesh, params, step = load(workdir)
   with jax.set_mesh(mesh):
     return {'step': step, **Evaluator(config, mesh).measure(params)}
+
+
+def run_tasks(
+  workdir: str | pathlib.Path,
+  names: Sequence[str],
+  side: Literal['validation', 'test'],
+  most: int = 0,
+) -> Iterator[tuple[int, judging.Judged]]:
+  """Yields (step, result) of the newest checkpoint of a workdir for each task.
+
+  Each is also written to WORKDIR/tasks/NAME-SIDE.json, with every answer.
+
+  Args:
+    workdir: of the run.
+    names: of the tasks.
+    side: which of their rows.
+    most: rows of each; 0: all.
+
+  Raises:
+    ConfigError: an unknown task, or one that the model has no way to do.
+  """
+  config = load_config(workdir)
+  for name in names:
+    judging.way_of(config, tasks.find(name, config.tasks))  # shows before the checkpoint is read
+  config, mesh, params, step = load(workdir)
+  tokenizer = tokenizer_lib.load(config.data.tokenizer)
+  folder = pathlib.Path(workdir) / 'tasks'
+  folder.mkdir(exist_ok=True)
+  with jax.set_mesh(mesh):
+    for name in names:
+      judged = judging.judge(config, params, tokenizer, name, side, most)
+      result = {'step': step, **dataclasses.asdict(judged)}
+      path = folder / f'{judged.name}-{side}.json'
+      path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+      yield step, judged

@@ -9,7 +9,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Each part imports only parts that come after it.
 PARTS = (
   *('__main__', 'main', 'commands', 'backend'),
-  *('interop', 'planning', 'insight', 'train', 'evaluate', 'samples', 'decoding', 'checkpoint'),
+  *(
+    'interop',
+    'planning',
+    'insight',
+    'train',
+    'evaluate',
+    'samples',
+    'judging',
+    'decoding',
+    'checkpoint',
+  ),
   *(
     'optim',
     'metrics',

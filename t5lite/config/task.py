@@ -6,7 +6,10 @@ from typing import Literal
 
 from t5lite import errors
 
-MetricName = Literal['accuracy', 'f1', 'matthews', 'correlation', 'squad', 'bleu', 'chrf', 'rouge']
+MetricName = Literal[
+  'accuracy', 'f1', 'matthews', 'pearson', 'spearman', 'exact_match', 'token_f1',
+  'bleu', 'chrf', 'rouge',
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

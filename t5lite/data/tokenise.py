@@ -26,6 +26,7 @@ from t5lite.data import sources
 from t5lite.data import store
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.data import workers
+from t5lite.objectives import supervised
 from t5lite.tasks import rendering
 
 CHUNK = 4_000_000  # characters tokenised at once
@@ -198,7 +199,6 @@ def _tokenise(
   eos = np.array([tokenizer.vocabulary.eos], np.int32)
   texts = [text for example in examples for text in (*example.inputs, example.targets)]
   encoded = iter(tokenizer.encode(texts))
-  between = np.array([tokenizer.vocabulary.sep or 0], np.int32)[:1]
   kept = []
   for example in examples:
     inputs = [next(encoded) for _ in example.inputs]
@@ -206,8 +206,8 @@ def _tokenise(
     if example.label >= 0:  # what an encoder is asked for is no text
       targets = np.array([example.label], np.int32)
     if len(targets):
-      given = [part for ids in inputs for part in (between, ids)][1:]
-      kept.append((example, sum(map(len, given)), [*given, targets, eos]))
+      given = supervised.separated(tokenizer.vocabulary, inputs) if inputs else eos[:0]
+      kept.append((example, len(given), [given, targets, eos]))
   documents = np.zeros(len(kept), store.DOCUMENT)
   documents['tokens'] = [sum(map(len, parts)) for _, _, parts in kept]
   documents['inputs'] = [num_inputs for _, num_inputs, _ in kept]

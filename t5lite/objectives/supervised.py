@@ -6,6 +6,8 @@ its pre-training taught it to expect, and so does one that is asked to go on fro
 Letters: N examples.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from t5lite import config as config_lib
@@ -35,6 +37,12 @@ def around(
       return (vocabulary.cls,), (vocabulary.sep,)
     case 'prefix_lm':
       return (), ()
+
+
+def separated(vocabulary: Vocabulary, texts: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns the ids of texts, with an encoder's separator between them."""
+  between = np.array([] if vocabulary.sep is None else [vocabulary.sep], np.int32)
+  return np.concatenate([part for ids in texts for part in (between, ids)][1:])
 
 
 def cut(

@@ -12,13 +12,11 @@ import string
 import types
 from typing import Any, Literal, get_args
 
+from t5lite import config
 from t5lite import errors
 from t5lite.tasks import libraries
 
-Name = Literal[
-  'accuracy', 'f1', 'matthews', 'pearson', 'spearman', 'exact_match', 'token_f1',
-  'bleu', 'chrf', 'rouge',
-]  # fmt: skip
+Name = config.MetricName
 METRICS: tuple[Name, ...] = get_args(Name)
 # Those that take several references.
 MANY: tuple[Name, ...] = ('exact_match', 'token_f1', 'bleu', 'chrf', 'rouge')

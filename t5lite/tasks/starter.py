@@ -42,7 +42,7 @@ def _task(
 TASKS = (
   _task('classify_debian_section', 'classify', 'section', 'accuracy', 'f1', labels=SECTIONS),
   _task('dialogue_chitchat', 'dialogue', 'answer', 'bleu', 'rouge'),
-  _task('qa_quiz_closed_book', 'question', 'answer', 'squad'),
+  _task('qa_quiz_closed_book', 'question', 'answer', 'exact_match', 'token_f1'),
   _task('summarize_debian', 'summarize', 'summary', 'rouge'),
   _task('translate_en_de_debian', 'translate English to German', 'German', 'bleu', 'chrf'),
 )

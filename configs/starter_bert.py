@@ -1,0 +1,35 @@
+"""A small BERT for the tasks of t5lite/tasks/starter.py: the first step of docs/tasks.md.
+
+Source: the family of Devlin et al. 2019 with rotary positions and norms before each layer, small.
+Windows of 128 tokens, 64 a step.
+Hardware, wall time: two cores of an Intel Xeon, hours; see docs/tasks.md.
+Loss to expect: see docs/tasks.md.
+"""
+
+import dataclasses
+
+from t5lite import config as c
+from t5lite import presets
+
+
+def get_config() -> c.Config:
+  bert = presets.bert(vocab_size=8192, num_layers=4, d_model=192)
+  return c.Config(
+    model=dataclasses.replace(
+      bert, positions='rotary', max_length=0, norm_order='pre', initializer='scaled', dropout=0.0
+    ),
+    objective=c.Objective(name='mlm'),
+    data=c.Data(batch_size=64, input_length=128),
+    optim=c.Optim(
+      name='adamw',
+      learning_rate=3e-3,
+      schedule='cosine',
+      warmup_steps=100,
+      final_ratio=0.1,
+      weight_decay=0.01,
+      clip=1.0,
+    ),
+    train=c.Train(steps=3200, log_every=20, sample_every=800),
+    eval=c.Eval(every=800, batches=16),
+    checkpoint=c.Checkpoint(every=200),
+  )

@@ -1,0 +1,280 @@
+"""How well a model does a task: what it answers to the rows of a split, and the metrics of that.
+
+A task that the run was trained on is answered in text, greedily, or by an encoder's head for
+labels. Another one with labels is zero-shot: the answer is the label that the model finds likeliest
+behind the inputs (rank classification; Brown et al. 2020, section 2.4).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import itertools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from t5lite import config as config_lib
+from t5lite import decoding
+from t5lite import errors
+from t5lite import losses
+from t5lite import models
+from t5lite import objectives
+from t5lite import sharding
+from t5lite import tasks
+from t5lite.data import task_rows
+from t5lite.data import tokenizer as tokenizer_lib
+from t5lite.decoding import ranking
+from t5lite.models import decode
+from t5lite.tasks import calibration
+from t5lite.tasks import metrics
+from t5lite.tasks import rendering
+
+Way = Literal['text', 'head', 'rank']
+
+
+class Answer(NamedTuple):
+  """What a model makes of a row."""
+
+  text: str
+  probabilities: list[float] | None = None  # of the task's labels, where it chose among them
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+  """A task's result.
+
+  Attributes:
+    name: of the task.
+    split: of its rows.
+    way: how the answers were had.
+    values: metrics by name; see `tasks.metrics.compute`.
+    signatures: of each metric, what others need to repeat it; '' where nothing is open.
+    rows: input, target, references and answer of each row, and the labels' probabilities.
+  """
+
+  name: str
+  split: str
+  way: Way
+  values: dict[str, float]
+  signatures: dict[str, str]
+  rows: list[dict[str, Any]]
+
+  def __str__(self) -> str:
+    values = '  '.join(
+      f'{name} {value:.4g}' for name, value in self.values.items() if '/' not in name
+    )
+    return f'{self.name} ({self.split}, {len(self.rows):,} rows, by {self.way})  {values}'
+
+
+def judge(
+  config: config_lib.Config,
+  params: models.Params,
+  tokenizer: tokenizer_lib.Tokenizer,
+  name: str,
+  side: Literal['validation', 'test'],
+  most: int = 0,
+) -> Judged:
+  """Returns how well a model does a task.
+
+  Args:
+    config: of the run.
+    params: its parameters, on the mesh that is set.
+    tokenizer: of the run.
+    name: of a task that ships, or of one of the config's.
+    side: which rows.
+    most: rows, from the first; 0: all.
+
+  Raises:
+    ConfigError: no such task or split, or the model has no way to do it.
+    DataError: its rows are missing or damaged.
+  """
+  task = tasks.find(name, config.tasks)
+  split = getattr(task, side)
+  errors.check(
+    bool(split), f'task without rows for {side}', f'task {task.name!r}', 'give it a split'
+  )
+  way = way_of(config, task)
+  for_encoder = config.model.architecture == 'encoder' and way == 'head'
+  source = task_rows.open(task, split, 'encoder' if for_encoder else 'decoder')
+  examples = list(itertools.islice(source.documents(), most or None))
+  if not examples:
+    raise errors.DataError('no rows', f'task {task.name!r}, split {split!r}', 'name a split it has')
+  answer = {'text': _written, 'head': _labelled, 'rank': _ranked}[way]
+  answers = answer(config, params, tokenizer, task, examples)
+  return _judged(task, split, way, examples, answers)
+
+
+def way_of(config: config_lib.Config, task: config_lib.Task) -> Way:
+  """Returns how a run answers the rows of a task.
+
+  Raises:
+    ConfigError: it cannot.
+  """
+  if config.model.num_labels:
+    errors.check(
+      f'{tasks.PREFIX}{task.name}' in [name for name, _, _ in config.data.mixture],
+      'the head was trained for another task',
+      f'task {task.name!r}, data.source={config.data.source!r}',
+      'evaluate that one, or train a head for this one',
+    )
+    return 'head'
+  trained = any(name == f'{tasks.PREFIX}{task.name}' for name, _, _ in config.data.mixture)
+  if task.labels and not trained:
+    return 'rank'
+  errors.check(
+    config.model.architecture != 'encoder',
+    'an encoder does not write',
+    f'task {task.name!r} has no labels',
+    'use a task with labels, or another architecture',
+  )
+  return 'text'
+
+
+def _written(
+  config: config_lib.Config,
+  params: models.Params,
+  tokenizer: tokenizer_lib.Tokenizer,
+  task: config_lib.Task,
+  examples: Sequence[rendering.Example],
+) -> list[Answer]:
+  most = config.data.target_length or config.data.input_length // 2
+  outputs = decoding.generate(
+    config.model,
+    params,
+    _prompts(config, tokenizer, task, examples, most),
+    max_tokens=most,
+    sampler=decoding.Sampler(),
+    key=jax.random.key(0),
+    eos=tokenizer.vocabulary.eos,
+    prefix=config.objective.name != 'causal_lm',
+  )
+  return [Answer(tokenizer.decode(tokens)) for tokens in outputs]
+
+
+def _prompts(
+  config: config_lib.Config,
+  tokenizer: tokenizer_lib.Tokenizer,
+  task: config_lib.Task,
+  examples: Sequence[rendering.Example],
+  num_targets: int,
+) -> list[np.ndarray]:
+  """Returns the inputs as the model reads them, with room for so many tokens of targets."""
+  vocabulary = tokenizer.vocabulary
+  before, after = objectives.around(config, vocabulary)
+  ids = tokenizer.encode([example.inputs[0] for example in examples])
+  targets = np.full(len(ids), num_targets)
+  most, _ = objectives.supervised.cut(config, vocabulary, np.array(list(map(len, ids))), targets)
+  (ending,) = tokenizer.encode([task.ending.lstrip()])
+  return [
+    np.array([*before, *_shortened(each, room, len(ending)), *after], np.int32)
+    for each, room in zip(ids, most.tolist(), strict=True)
+  ]
+
+
+def _shortened(ids: np.ndarray, most: int, tail: int) -> np.ndarray:
+  """Returns at most so many ids, with so many of the last among them."""
+  if len(ids) <= most:
+    return ids
+  tail = min(tail, most // 2)
+  return np.concatenate([ids[: most - tail], ids[len(ids) - tail :]])
+
+
+def _ranked(
+  config: config_lib.Config,
+  params: models.Params,
+  tokenizer: tokenizer_lib.Tokenizer,
+  task: config_lib.Task,
+  examples: Sequence[rendering.Example],
+) -> list[Answer]:
+  texts = [example.inputs[0] for example in examples]
+  found = ranking.rank(config, params, tokenizer, texts, [task.labels] * len(texts))
+  sums = [[score.log_likelihood for score in each.scores] for each in found]
+  return [_chosen(task, np.array(each)) for each in sums]
+
+
+def _labelled(
+  config: config_lib.Config,
+  params: models.Params,
+  tokenizer: tokenizer_lib.Tokenizer,
+  task: config_lib.Task,
+  examples: Sequence[rendering.Example],
+) -> list[Answer]:
+  mesh, size = jax.sharding.get_mesh(), config.data.batch_size
+  here, answers = sharding.local_rows(mesh, size), []
+  for start in range(0, len(examples), size):
+    part = list(examples[start : start + size])
+    filled = part + part[:1] * (size - len(part))
+    batch = {name: x[here] for name, x in _batch(config, tokenizer, filled).items()}
+    logits_BV = _label_logits(config.model, params, sharding.to_device(batch, size, mesh))
+    logits_BV = np.asarray(logits_BV)[: len(part), : len(task.labels)]
+    answers += [_chosen(task, logits_V) for logits_V in logits_BV]
+  return answers
+
+
+def _batch(
+  config: config_lib.Config,
+  tokenizer: tokenizer_lib.Tokenizer,
+  examples: Sequence[rendering.Example],
+) -> dict[str, np.ndarray]:
+  """Returns a batch with an example in each row, as it is in training."""
+  config = dataclasses.replace(config, data=dataclasses.replace(config.data, examples='windows'))
+  vocabulary = tokenizer.vocabulary
+  texts = iter(tokenizer.encode([text for example in examples for text in example.inputs]))
+  given = [
+    objectives.supervised.separated(vocabulary, [next(texts) for _ in example.inputs])
+    for example in examples
+  ]
+  sizes_N = np.array(list(map(len, given)))
+  inputs_N, _ = objectives.supervised.cut(config, vocabulary, sizes_N, np.full(len(given), 2))
+  tokens_NxL = np.zeros((len(given), inputs_N.max() + 2), np.int32)  # a label, not known, and EOS
+  for row, ids, length in zip(tokens_NxL, given, inputs_N, strict=True):
+    row[:length] = ids[:length]
+  keys_N = np.zeros(len(given), np.uint64)
+  return objectives.batch(config, vocabulary, tokens_NxL, inputs_N + 2, keys_N, inputs_N=inputs_N)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _label_logits(model: config_lib.Model, params: models.Params, batch: models.Batch) -> jax.Array:
+  hidden_BTD = models.hidden(model, params, batch)
+  first_B1D = losses.at_positions(hidden_BTD, batch['encoder_prediction_positions'])
+  return decode.whole(models.logits(model, params, first_B1D)[:, 0])
+
+
+def _chosen(task: config_lib.Task, logits_V: np.ndarray) -> Answer:
+  """Returns the likeliest label, with the softmax over the labels."""
+  shares_V = np.exp(logits_V - logits_V.max())
+  shares_V = shares_V / shares_V.sum()
+  return Answer(task.labels[int(shares_V.argmax())], [float(share) for share in shares_V])
+
+
+def _judged(
+  task: config_lib.Task,
+  split: str,
+  way: Way,
+  examples: Sequence[rendering.Example],
+  answers: Sequence[Answer],
+) -> Judged:
+  texts, references = [one.text for one in answers], [one.references for one in examples]
+  values, signatures = {}, {}
+  for metric in task.metrics:
+    several = references if metric in metrics.MANY else [one.targets for one in examples]
+    values |= metrics.compute(metric, texts, several)
+    signatures[metric] = metrics.signature(metric, several)
+  if answers[0].probabilities is not None:
+    labels = [task.labels.index(one.targets) for one in examples]
+    shares = np.array([one.probabilities for one in answers])
+    values['calibration_error'] = calibration.expected_error(
+      calibration.reliability(shares, labels)
+    )
+  rows = [
+    {
+      'inputs': ' | '.join(example.inputs),
+      'target': example.targets,
+      'references': list(example.references),
+      'answer': answer.text,
+      **({} if answer.probabilities is None else {'probabilities': answer.probabilities}),
+    }
+    for example, answer in zip(examples, answers, strict=True)
+  ]
+  return Judged(task.name, split, way, values, signatures, rows)

@@ -1,0 +1,186 @@
+"""What a model answers to a task is read as in training, and judged row by row."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from t5lite import config as config_lib
+from t5lite import data
+from t5lite import errors
+from t5lite import evaluate
+from t5lite import judging
+from t5lite import meshes
+from t5lite import models
+from t5lite import presets
+from t5lite import tasks
+from t5lite import train
+from t5lite.data import tokenizer as tokenizer_lib
+from t5lite.decoding import ranking
+from t5lite.tasks import rendering
+
+SIZES = {'vocab_size': 8192, 'num_layers': 1, 'd_model': 64}
+T5 = presets.t5_1_1(**SIZES, d_ff=64, num_heads=1, head_dim=64)
+GPT = presets.gpt2(**SIZES, num_heads=1, max_length=64)
+BERT = presets.bert(**SIZES)
+HEAD = dataclasses.replace(BERT, num_labels=2, pooler=True, dropout=0.0)
+OBJECTIVES = {'encoder_decoder': 'span_corruption', 'decoder': 'causal_lm', 'encoder': 'mlm'}
+ANIMALS = ('cat', 'dog', 'horse', 'cow', 'hen', 'fox', 'owl', 'pig')
+SPLITS = ('train', 'train', 'train', 'validation', 'test')
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+@pytest.fixture
+def tokenizer() -> tokenizer_lib.Tokenizer:
+  return tokenizer_lib.load('corpus')
+
+
+@pytest.fixture
+def task(tmp_path) -> config_lib.Task:
+  """Is it an animal? 400 rows that differ, of which the first word tells."""
+  rows = []
+  for i in range(400):
+    word = ANIMALS[i % 8] if i % 2 else ('house', 'river', 'stone', 'cloud')[i % 4]
+    rest = ' '.join(ANIMALS[(i // 3**k) % 8] for k in range(6))
+    label = int(word in ANIMALS)
+    rows.append({'text': f'{word} {rest}', 'is': label, 'split': SPLITS[i % 5]})
+  path = tmp_path / 'rows.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  return config_lib.Task(
+    name='animals',
+    source=f'jsonl:{path}',
+    inputs='Does it live? {text} Answer:',
+    targets='{is}',
+    labels=('no', 'yes'),
+    texts=('{text}',),
+    metrics=('accuracy', 'f1'),
+    split_field='split',
+  )
+
+
+def make_config(task, model, source='task:animals', steps=0, **settings) -> config_lib.Config:
+  target_length = 8 if model.architecture == 'encoder_decoder' else 0
+  settings = {'batch_size': 16, 'input_length': 48, 'target_length': target_length} | settings
+  return config_lib.Config(
+    model=model,
+    objective=config_lib.Objective(name=OBJECTIVES[model.architecture]),
+    data=config_lib.Data(source=source, **settings),
+    optim=config_lib.Optim(name='adamw_rms', learning_rate=0.02, schedule='linear'),
+    train=config_lib.Train(steps=steps),
+    tasks=(task,),
+  )
+
+
+def judge(config, params, tokenizer, **settings):
+  with jax.set_mesh(meshes.make(config.parallel)):
+    return judging.judge(config, params, tokenizer, 'animals', 'validation', **settings)
+
+
+def initial(config) -> models.Params:
+  with jax.set_mesh(meshes.make(config.parallel)):
+    return models.init(config.model, jax.random.key(0))
+
+
+@pytest.mark.parametrize('model', [T5, GPT], ids=['t5', 'gpt'])
+@pytest.mark.parametrize('input_length', [48, 20], ids=['whole', 'cut'])
+def test_prompts_are_what_training_shows(model, input_length, task, tokenizer):
+  config = make_config(task, model, input_length=input_length)
+  side = 'encoder' if model is T5 else 'decoder'
+  batch = data.open(config, 'held_out').batch(0)
+  shown = set()
+  for row in range(16):
+    tokens = batch[f'{side}_input_tokens'][row]
+    given = tokens > 0
+    if model is GPT:  # up to what is asked for
+      given = np.arange(len(tokens)) <= (batch['decoder_loss_weights'][row] > 0).argmax()
+    shown.add(tuple(tokens[given].tolist()))
+  source = judging.task_rows.open(task, 'validation', model.architecture)
+  longest = 2  # 'yes' or 'no', and the end of text
+  prompts = judging._prompts(config, tokenizer, task, list(source.documents()), longest)
+  assert len(shown & {tuple(prompt.tolist()) for prompt in prompts}) == 16
+
+
+def test_a_head_answers_as_it_is_measured(task, tokenizer):
+  config = make_config(task, HEAD)
+  params = initial(config)
+  judged = judge(config, params, tokenizer)
+  assert judged.way == 'head' and len(judged.rows) == 80
+  with jax.set_mesh(mesh := meshes.make(config.parallel)):
+    measured = evaluate.Evaluator(config, mesh).measure(params)
+  assert judged.values['accuracy'] == pytest.approx(measured['eval/accuracy'])
+  probabilities = np.array([row['probabilities'] for row in judged.rows])
+  targets = [task.labels.index(row['target']) for row in judged.rows]
+  loss = -np.log(probabilities[np.arange(80), targets]).mean()
+  assert loss == pytest.approx(measured['eval/loss'], rel=1e-5)
+  few = judge(config, params, tokenizer, most=5)  # fills no batch
+  np.testing.assert_allclose([r['probabilities'] for r in few.rows], probabilities[:5], rtol=1e-5)
+
+
+@pytest.mark.parametrize('model', [T5, GPT, BERT], ids=['t5', 'gpt', 'bert'])
+def test_a_task_not_trained_on_is_ranked(model, task, tokenizer):
+  config = make_config(task, model, 'corpus')
+  params = initial(config)
+  judged = judge(config, params, tokenizer, most=6)
+  assert judged.way == 'rank'
+  with jax.set_mesh(meshes.make(config.parallel)):
+    texts = [row['inputs'] for row in judged.rows]
+    found = ranking.rank(config, params, tokenizer, texts, [task.labels] * 6)
+  assert [row['answer'] for row in judged.rows] == [task.labels[each.best] for each in found]
+  assert 0 <= judged.values['calibration_error'] <= 1
+
+
+def test_values_are_those_of_the_rows(task):
+  examples = [rendering.Example((f'{i}',), label, (label,)) for i, label in enumerate('aabb')]
+  lettered = dataclasses.replace(task, labels=('a', 'b'))
+  answers = [judging.Answer(text, [0.9, 0.1]) for text in 'aaba']
+  judged = judging._judged(lettered, 'test', 'rank', examples, answers)
+  assert judged.values['accuracy'] == 0.75
+  assert judged.values['calibration_error'] == pytest.approx(0.4)  # says 0.9, has half of 'a' right
+  assert [row['target'] for row in judged.rows] == list('aabb')
+
+
+SLOWER = [pytest.param(model, marks=pytest.mark.slow) for model in (T5, GPT)]
+
+
+@pytest.mark.parametrize('model', [HEAD, *SLOWER], ids=['bert', 't5', 'gpt'])
+def test_training_on_a_task_teaches_it(model, task, tmp_path, capsys):
+  config = make_config(task, dataclasses.replace(model, dropout=0.0), steps=120)
+  train.run(config, tmp_path / 'run')
+  ((step, judged),) = evaluate.run_tasks(tmp_path / 'run', ['animals'], 'test')
+  assert (step, judged.way) == (120, 'head' if model is HEAD else 'text')
+  assert judged.values['accuracy'] >= 0.95
+  written = json.loads((tmp_path / 'run/tasks/animals-test.json').read_text())
+  assert written['values'] == judged.values and len(written['rows']) == 80
+
+
+def wrong(task, **changes):
+  return dataclasses.replace(task, **changes)
+
+
+@pytest.mark.parametrize(
+  ('model', 'source', 'changes', 'what'),
+  [
+    (BERT, 'corpus', {'labels': (), 'targets': '{text}'}, 'an encoder does not write'),
+    (HEAD, 'corpus', {}, 'the head was trained for another task'),
+    (T5, 'task:animals', {'validation': ''}, 'task without rows for validation'),
+    (T5, 'task:animals', {'validation': 'dev'}, "no rows.*split 'dev'"),
+  ],
+)
+def test_what_cannot_be_judged_is_refused(model, source, changes, what, task, tokenizer):
+  config = make_config(wrong(task, **changes), model, source)
+  with pytest.raises(errors.UserError, match=what):
+    judge(config, None, tokenizer)
+
+
+def test_an_unknown_task_shows_before_the_checkpoint_is_read(task, tmp_path: pathlib.Path):
+  config_lib.save(make_config(task, T5), tmp_path / 'config.json')
+  with pytest.raises(errors.ConfigError, match='did you mean animals'):
+    next(evaluate.run_tasks(tmp_path, ['animal'], 'test'))
+  assert tasks.is_task('task:animals')
