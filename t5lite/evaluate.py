@@ -124,6 +124,10 @@ def load(workdir: str | pathlib.Path) -> Trained:
     traced = jax.eval_shape(lambda: models.init(config.model, jax.random.key(0)))
     abstract = sharding.shard_like(traced, mesh)
   params, manifest = checkpoint.restore_params(workdir, abstract)
+  if config.model.lora_rank:
+    with jax.set_mesh(mesh):
+      model, params = models.without_adapters(config.model, params)
+    config = dataclasses.replace(config, model=model)
   return Trained(config, mesh, params, manifest['step'])
 
 

@@ -8,6 +8,8 @@ Letters of shapes: L layers, X experts.
 """
 
 from collections.abc import Callable
+import fnmatch
+import functools
 import math
 from typing import Any
 
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from t5lite import config as config_lib
+from t5lite import errors
 
 T5_FLAT_STEPS = 10_000  # Raffel et al. 2020, section 3.1.2: 1 / sqrt(max(n, 10^4))
 MUON_RMS = 0.2  # of Muon's steps, as AdamW's have, so that both share one learning rate
@@ -83,7 +86,53 @@ def optimizer(config: config_lib.Config) -> optax.GradientTransformation:
     parts.insert(1, optax.add_decayed_weights(optim.weight_decay, decays))
   if optim.clip:
     parts.insert(0, optax.clip_by_global_norm(optim.clip))
-  return optax.chain(*parts)
+  steps = optax.chain(*parts)
+  if not has_frozen(config):
+    return steps
+  labels = functools.partial(trained, config)
+  return optax.partition({True: steps, False: optax.set_to_zero()}, labels)
+
+
+def has_frozen(config: config_lib.Config) -> bool:
+  """Returns whether some of the parameters stay as they are."""
+  return bool(config.optim.frozen or config.model.lora_rank)
+
+
+def trained(config: config_lib.Config, params: Any) -> Any:
+  """Returns the tree of bools that says which parameters change.
+
+  With adapters these are all that do, but for an encoder's head for labels.
+
+  Raises:
+    ConfigError: a pattern of optim.frozen names no parameter, or nothing is left.
+  """
+  names = ['.'.join(_names(path)) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  for pattern in config.optim.frozen:
+    errors.check(
+      bool(fnmatch.filter(names, pattern)),
+      'no such parameter',
+      f'optim.frozen has {pattern!r}',
+      f'use paths such as {names[0]} or {names[0].partition(".")[0]}.*',
+    )
+
+  def changes(path: Any, _: Any) -> bool:
+    names = _names(path)
+    frozen = any(fnmatch.fnmatchcase('.'.join(names), each) for each in config.optim.frozen)
+    adapted = names[-1] in ('lora_a', 'lora_b') or names[0] == 'label_head'
+    return not frozen and (adapted or not config.model.lora_rank)
+
+  tree = jax.tree_util.tree_map_with_path(changes, params)
+  what, remedy = 'every parameter is frozen', 'leave some out'
+  errors.check(any(jax.tree.leaves(tree)), what, f'optim.frozen={config.optim.frozen}', remedy)
+  return tree
+
+
+def only_trained(config: config_lib.Config, params: Any) -> Any:
+  """Returns the parameters, of which the frozen ones have no gradient."""
+  if not has_frozen(config):
+    return params
+  keep = lambda x, changes: x if changes else jax.lax.stop_gradient(x)
+  return jax.tree.map(keep, params, trained(config, params))
 
 
 def _step(optim: config_lib.Optim, experts: bool) -> optax.GradientTransformation:

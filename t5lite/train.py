@@ -62,7 +62,7 @@ def gradients(
   """
 
   def objective(params, rows, key):
-    sums = losses.of_batch(config, params, rows, key)
+    sums = losses.of_batch(config, optim.only_trained(config, params), rows, key)
     return sums.objective, sums
 
   grad = jax.grad(objective, has_aux=True)

@@ -43,6 +43,9 @@ class Model:
     0  # encoder: outputs of its head for tasks, in place of the vocabulary's; 0: none
   )
   pooler: bool = False  # with num_labels: dense and tanh before it (BERT, of its first token)
+  lora_rank: int = (
+    0  # of adapters beside the matrices of attention and mlp (Hu et al. 2021); 0: none
+  )
   embedding_norm: bool = False  # a norm on the embeddings (BERT)
   initializer: Literal['t5', 'bert', 'gpt2', 'scaled']
   init_scale: float = (
@@ -111,6 +114,7 @@ class Model:
       f'model.num_labels={self.num_labels} of an {self.architecture}',
       'use 0: an encoder has labels, the others answer in text',
     )
+    errors.check_at_least('model', {'lora_rank': self.lora_rank}, 0)
     self._check_experts()
 
   def _check_experts(self) -> None:

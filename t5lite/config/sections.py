@@ -101,6 +101,7 @@ class Optim:
   b1: float = 0.9
   b2: float = 0.999
   epsilon: float = 1e-8
+  frozen: tuple[str, ...] = ()  # parameters that stay as they are, by path: ('token_embed.*',)
 
   def __post_init__(self):
     numbers = (

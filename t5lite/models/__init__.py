@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5lite import config
+from t5lite.models import layers
 from t5lite.models import transformer
 from t5lite.models.moe import Routing as Routing
 from t5lite.models.transformer import Output as Output
@@ -41,6 +42,11 @@ def roomy(model: config.Model) -> config.Model:
   """Returns the model with a place for every token at every expert: none is left out."""
   every = float(max(model.num_experts, 1))  # times an even share
   return dataclasses.replace(model, expert_capacity=every, eval_expert_capacity=None)
+
+
+def without_adapters(model: config.Model, params: Params) -> tuple[config.Model, Params]:
+  """Returns the same function with the adapters of `lora_rank` added to the matrices."""
+  return dataclasses.replace(model, lora_rank=0), layers.merged(params)
 
 
 def hidden(

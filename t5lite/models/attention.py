@@ -3,6 +3,7 @@
 Letters: as in layers.py.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -35,10 +36,11 @@ class Attention(nnx.Module):
     # Kernels are matrices: TPUs pad the last dimension to 128, which would double [D, N, 64].
     queries = (model.d_model, model.num_heads * model.head_dim)
     keys = (model.d_model, model.num_kv_heads * model.head_dim)
-    self.query = layers.Linear(model, 'BTD,DJ->BTJ', queries, rngs(), role='query')
-    self.key = layers.Linear(model, 'BSD,DJ->BSJ', keys, rngs())
-    self.value = layers.Linear(model, 'BSD,DJ->BSJ', keys, rngs())
-    self.output = layers.Linear(model, 'BTJ,JD->BTD', queries[::-1], rngs(), role='residual')
+    linear = functools.partial(layers.Linear, model, rank=model.lora_rank)
+    self.query = linear('BTD,DJ->BTJ', queries, rngs(), role='query')
+    self.key = linear('BSD,DJ->BSJ', keys, rngs())
+    self.value = linear('BSD,DJ->BSJ', keys, rngs())
+    self.output = linear('BTJ,JD->BTD', queries[::-1], rngs(), role='residual')
 
   def keys_values(self, source_BSD: jax.Array, positions_BxS: jax.Array | None) -> Cache:
     """Returns the keys and values of a sequence; `positions_BxS` None: no rotation."""

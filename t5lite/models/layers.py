@@ -3,13 +3,14 @@
 Letters of shapes and einsums, here and in the other files of `models`:
 B batch, T query length, S key length, D model, N heads, K key-value heads, G heads a key-value
 head, H head size, J all heads one behind another (N H or K H), F mlp, V vocabulary, P positions or
-buckets, L layers. Of experts (moe.py): X experts, A rows of tokens at an expert, W the model's
-width.
+buckets, L layers, R rank of adapters. Of experts (moe.py): X experts, A rows of tokens at an
+expert, W the model's width.
 Parameters are float32; matmuls run in `config.Model.dtype`, norms and softmax in float32.
 """
 
 from collections.abc import Sequence
 import math
+from typing import Any
 
 from flax import nnx
 import jax
@@ -20,6 +21,7 @@ from t5lite import hashing
 from t5lite import sharding
 
 Key = jax.Array | None  # a PRNG key; None: deterministic, no dropout
+LORA_SCALE = 2.0  # of adapters: alpha / rank (Hu et al. 2021, section 4.1)
 
 
 def stddev(model: config.Model, role: str, fan_in: int) -> float:
@@ -125,7 +127,11 @@ def split(key: Key, num: int) -> list[Key]:
 
 
 class Linear(nnx.Module):
-  """A product with a kernel, and optional bias: Linear(model, 'BTD,DF->BTF', (d, f), key)."""
+  """A product with a kernel, and optional bias: Linear(model, 'BTD,DF->BTF', (d, f), key).
+
+  With a rank, there is an adapter beside it: 2 x A B, where B begins at 0 (Hu et al. 2021,
+  equation 3, with alpha twice the rank).
+  """
 
   def __init__(
     self,
@@ -136,6 +142,7 @@ class Linear(nnx.Module):
     *,
     role: str = 'other',
     use_bias: bool | None = None,
+    rank: int = 0,
   ):
     inputs, _, outputs = equation.partition('->')
     letters = inputs.split(',')[1]
@@ -149,10 +156,42 @@ class Linear(nnx.Module):
       self.bias = constant(0.0, ''.join(letter for _, letter in kept), tuple(n for n, _ in kept))
     else:
       self.bias = None
+    if rank:
+      last_key = jax.random.fold_in(key, 1)
+      self.lora_a = weight(last_key, f'{letters[0]}R', (shape[0], rank), shape[0] ** -0.5)
+      self.lora_b = constant(0.0, f'R{letters[1]}', (rank, shape[1]))
+    else:
+      self.lora_a = self.lora_b = None
 
   def __call__(self, x: jax.Array) -> jax.Array:
     y = sharding.project(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.equation)
+    if self.lora_a is not None:
+      y = y + LORA_SCALE * self._adapted(x)
     return y if self.bias is None else add_bias(y, self.bias[...].astype(self.dtype))
+
+  def _adapted(self, x: jax.Array) -> jax.Array:
+    assert self.lora_a is not None and self.lora_b is not None
+    left, _, outputs = self.equation.partition('->')
+    rows, letters = left.split(',')
+    for kernel, equation in (
+      (self.lora_a, f'{rows},{letters[0]}R->{rows[:-1]}R'),
+      (self.lora_b, f'{rows[:-1]}R,R{letters[1]}->{outputs}'),
+    ):
+      x = sharding.project(x.astype(self.dtype), kernel[...].astype(self.dtype), equation)
+    return x
+
+
+def merged(params: Any) -> Any:
+  """Returns parameters with the adapters added to the kernels that they stand beside."""
+  if not isinstance(params, dict):
+    return params
+  made = {name: merged(part) for name, part in params.items()}
+  a, b = made.pop('lora_a', None), made.pop('lora_b', None)
+  if a is not None:
+    spec = jax.typeof(made['kernel']).sharding.spec
+    spec = None if jax.sharding.get_abstract_mesh().empty else spec
+    made['kernel'] += LORA_SCALE * jnp.einsum('...dr,...rf->...df', a, b, out_sharding=spec)
+  return made
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
@@ -223,9 +262,13 @@ class Mlp(nnx.Module):
   def __init__(self, model: config.Model, rngs: nnx.Rngs):
     self.model = model
     shape = (model.d_model, model.d_ff)
-    self.input = Linear(model, 'BTD,DF->BTF', shape, rngs())
-    self.gate = Linear(model, 'BTD,DF->BTF', shape, rngs()) if model.gated else None
-    self.output = Linear(model, 'BTF,FD->BTD', shape[::-1], rngs(), role='residual')
+    self.input = Linear(model, 'BTD,DF->BTF', shape, rngs(), rank=model.lora_rank)
+    self.gate = (
+      Linear(model, 'BTD,DF->BTF', shape, rngs(), rank=model.lora_rank) if model.gated else None
+    )
+    self.output = Linear(
+      model, 'BTF,FD->BTD', shape[::-1], rngs(), role='residual', rank=model.lora_rank
+    )
 
   def __call__(
     self, x_BTD: jax.Array, key: Key = None, numbers_A: jax.Array | None = None
