@@ -7,7 +7,7 @@ bit, and casts to another dtype, without a word. A checkpoint of parameters from
 `rest`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -31,6 +31,7 @@ from t5lite import processes
 
 FOLDER, PARAMS, REST, MANIFEST = 'checkpoints', 'params', 'rest', 'manifest'
 FORMAT = 1  # of the layout above
+LOWER_IS_BETTER = ('loss', 'perplexity', 'bits_per_byte', 'calibration_error')
 COMPRESSOR = {'id': 'zstd', 'level': 1}  # orbax's
 Path = str | os.PathLike[str]
 Flat = dict[str, Any]  # arrays by path, e.g. 'params.encoder.layers.mlp.input.kernel'
@@ -161,6 +162,28 @@ def steps(workdir: Path) -> list[int]:
 def latest_step(workdir: Path) -> int | None:
   """Returns the newest finished step, or None."""
   return max(steps(workdir), default=None)
+
+
+def best_step(workdir: Path, metric: str) -> int | None:
+  """Returns the finished step whose evaluation was best by a metric, the first of equals.
+
+  None where no checkpoint was evaluated by it.
+  """
+  found = {}
+  for step in steps(workdir):
+    try:
+      found[step] = read_manifest(workdir, step).get('evaluation', {}).get(metric)
+    except errors.CheckpointError:
+      continue  # damaged: who reads it says so
+  return better(metric, {step: value for step, value in found.items() if value is not None})
+
+
+def better(metric: str, values: Mapping[int, float]) -> int | None:
+  """Returns the step of the best value, the first of equals; None where there is none."""
+  lower = metric.rpartition('/')[2] in LOWER_IS_BETTER
+  return min(
+    sorted(values), key=lambda step: values[step] if lower else -values[step], default=None
+  )
 
 
 def read_manifest(workdir: Path, step: int | None = None) -> Manifest:
@@ -326,8 +349,9 @@ class Keep:
     del context
     made = {*steps(self.workdir), checkpoints[-1].step}
     last, every = sorted(made)[-self.policy.keep_last :], self.policy.keep_every
+    stays = {*last, best_step(self.workdir, self.policy.best)}
     return [
-      each.step in last or each.step not in made or (every > 0 and each.step % every == 0)
+      each.step in stays or each.step not in made or (every > 0 and each.step % every == 0)
       for each in checkpoints
     ]
 

@@ -33,6 +33,8 @@ class Evaluator:
     self._config = config
     self._mesh = mesh
     self._dataset = data.open(config, 'held_out')
+    for name in config.eval.tasks:  # a wrong one shows before the first step
+      judging.way_of(config, tasks.find(name, config.tasks))
     self._sums = jax.jit(functools.partial(losses.of_batch, config))
 
   def measure(self, params: models.Params) -> dict[str, float]:
@@ -40,8 +42,19 @@ class Evaluator:
 
     `eval/unigram_entropy` is the loss of the best model without context: the entropy of the
     frequencies of the very targets that are predicted. `eval/bits_per_byte` divides the loss by the
-    bytes of an average token of the held-out text.
+    bytes of an average token of the held-out text. `eval/TASK/METRIC` are of eval.tasks.
     """
+    return self._of_text(params) | self._of_tasks(params)
+
+  def _of_tasks(self, params: models.Params) -> dict[str, float]:
+    tokenizer, most = self._dataset.tokenizer, self._config.eval.examples
+    values = {}
+    for name in self._config.eval.tasks:
+      judged = judging.judge(self._config, params, tokenizer, name, 'validation', most)
+      values |= {f'eval/{judged.name}/{key}': value for key, value in judged.summary().items()}
+    return values
+
+  def _of_text(self, params: models.Params) -> dict[str, float]:
     total = None
     counts = collections.Counter()
     rows = sharding.local_rows(self._mesh, self._config.data.batch_size)

@@ -60,10 +60,12 @@ class Judged:
   signatures: dict[str, str]
   rows: list[dict[str, Any]]
 
+  def summary(self) -> dict[str, float]:
+    """Returns the values but for those of single labels."""
+    return {name: value for name, value in self.values.items() if '/' not in name}
+
   def __str__(self) -> str:
-    values = '  '.join(
-      f'{name} {value:.4g}' for name, value in self.values.items() if '/' not in name
-    )
+    values = '  '.join(f'{name} {value:.4g}' for name, value in self.summary().items())
     return f'{self.name} ({self.split}, {len(self.rows):,} rows, by {self.way})  {values}'
 
 

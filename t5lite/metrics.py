@@ -108,6 +108,17 @@ class Writer:
       self._progress.message(text)
 
 
+def evaluations(workdir: pathlib.Path, last: int) -> dict[int, dict[str, float]]:
+  """Returns what a run's evaluations up to a step gave, by step."""
+  path = workdir / METRICS
+  records = jsonl.records(path) if path.exists() else []
+  return {
+    each['step']: {name: x for name, x in each.items() if name.startswith('eval/')}
+    for each in records
+    if 'eval/loss' in each and each['step'] <= last
+  }
+
+
 def describe_evaluation(values: Mapping[str, float]) -> str:
   """Returns the evaluation in one line, with the unigram entropy that its loss should beat."""
   parts = {
@@ -117,7 +128,10 @@ def describe_evaluation(values: Mapping[str, float]) -> str:
     'eval/bits_per_byte': ' bits per byte {:.3f}',
     'eval/accuracy': ' accuracy {:.1%}',
   }
-  return ' '.join(text.format(values[name]) for name, text in parts.items() if name in values)
+  described = [text.format(values[name]) for name, text in parts.items() if name in values]
+  of_tasks = [name for name in values if name.startswith('eval/') and name.count('/') == 2]
+  described += [f' {name.removeprefix("eval/")} {values[name]:.4g}' for name in of_tasks]
+  return ' '.join(described)
 
 
 class Meter:

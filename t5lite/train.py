@@ -123,6 +123,7 @@ class Run:
   checkpointer: checkpoint.Checkpointer
   writer: metrics.Writer
   meter: metrics.Meter
+  evaluations: dict[int, dict[str, float]]  # by step, those of earlier attempts too
 
 
 class Measured(NamedTuple):
@@ -171,7 +172,8 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
       num_devices=jax.device_count(),
       steps_done=done,
     )
-    this = Run(config, mesh, dataset, evaluator, checkpointer, writer, meter)
+    seen = metrics.evaluations(workdir, done)
+    this = Run(config, mesh, dataset, evaluator, checkpointer, writer, meter, seen)
     stack.enter_context(processes.missing_the_lost())
     return loop(this, state, done, signals)
 
@@ -212,6 +214,9 @@ def loop(this: Run, state: State, done: int, signals: preemption.Signals) -> Sta
   if done >= last:
     this.writer.message(f'nothing to do: {done} of {last} steps are done')
     return state
+  if best := out_of_patience(this):
+    this.writer.message(f'nothing to do: {best}')
+    return state
   this.writer.message(f'{describe(config)}, from step {done} to {last}')
   if not done:
     this.writer.write(0, {'train/parameters': flops.num_params(config.model)})
@@ -230,6 +235,11 @@ def loop(this: Run, state: State, done: int, signals: preemption.Signals) -> Sta
       pending = None
       with this.meter.paused():
         pause(this, state, done)
+    best = out_of_patience(this)
+    if best and done < last:
+      save(this, state, done)
+      this.writer.message(f'ends at step {done} of {last}: {best}')
+      return state
     if stop and done < last:
       save(this, state, done)
       raise errors.Preempted(f'stopped by {stop}', f'step {done} is saved', 'run the same command')
@@ -303,12 +313,27 @@ def pause(this: Run, state: State, step: int) -> None:
   """Does what is due after a step: evaluation, samples, checkpoint."""
   config, last = this.config, step == this.config.train.steps
   if last or _at(step, config.eval.every):
-    this.writer.write(step, this.evaluator.measure(state.params))
+    this.evaluations[step] = measured = this.evaluator.measure(state.params)
+    wanted = config.checkpoint.best
+    there = ', '.join(measured)
+    errors.check(not wanted or wanted in measured, 'no such metric', wanted, f'use one of {there}')
+    this.writer.write(step, this.evaluations[step])
   if _at(step, config.train.sample_every) or (last and config.train.sample_every):
     for name, text in this.evaluator.samples(state.params):
       this.writer.text(step, name, text)
   if last or _at(step, config.checkpoint.every):
     save(this, state, step)
+
+
+def out_of_patience(this: Run) -> str:
+  """Returns why training ends before its last step, in words, or ''."""
+  policy = this.config.checkpoint
+  given = {step: each.get(policy.best) for step, each in this.evaluations.items()}
+  values = {step: value for step, value in given.items() if value is not None}
+  best = checkpoint.better(policy.best, values)
+  if not policy.patience or best is None or sum(s > best for s in values) < policy.patience:
+    return ''
+  return f'{policy.best} was best at step {best}, {values[best]:.4g}'
 
 
 def save(this: Run, state: State, step: int) -> None:
@@ -321,6 +346,7 @@ def save(this: Run, state: State, step: int) -> None:
     'mesh': dict(this.mesh.shape),
     'tokenizer': this.dataset.tokenizer.digest,
     'data': this.dataset.fingerprint,
+    'evaluation': this.evaluations.get(step, {}),
   }
   this.checkpointer.save(step, state, manifest)
 

@@ -96,6 +96,18 @@ def configs(text_file) -> dict[str, config_lib.Config]:
   }
 
 
+def test_large_sets_count_for_so_many_examples(text_file):
+  """T5's limit K on proportional rates (Raffel et al. 2020, section 3.5.2)."""
+  sources = ((f'text:{text_file}', 1.0), ('corpus', 1.0))
+  shares = []
+  for most in (0, 50, 10_000):
+    config = make_config(sources, temperature=1.0, most_examples=most)
+    mixed = data.open(config, 'train')._mixture
+    set_N, _ = mixed.locate(np.arange(2000))
+    shares.append(float((set_N == 0).mean()))
+  assert shares[1] == 0.5 and shares[0] < shares[2] < 0.5
+
+
 KINDS = (
   *('windows', 'documents', 'mixture', 'packed mixture'),
   *('task', 'packed task and text', 'labels'),

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import data
 from t5lite import errors
@@ -158,6 +159,62 @@ def test_training_on_a_task_teaches_it(model, task, tmp_path, capsys):
   assert judged.values['accuracy'] >= 0.95
   written = json.loads((tmp_path / 'run/tasks/animals-test.json').read_text())
   assert written['values'] == judged.values and len(written['rows']) == 80
+
+
+def test_tasks_are_done_at_each_evaluation_and_the_best_is_kept(task, tmp_path, capsys):
+  config = make_config(task, HEAD, steps=8)
+  best = 'eval/animals/accuracy'
+  config = dataclasses.replace(
+    config,
+    eval=config_lib.Eval(every=1, tasks=('animals',), examples=20),
+    checkpoint=config_lib.Checkpoint(every=1, keep_last=1, best=best),
+  )
+  train.run(config, tmp_path)
+  logged = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  values = {record['step']: record[best] for record in logged if best in record}
+  assert len(values) == 8 and f'{best.removeprefix("eval/")} ' in capsys.readouterr().out
+  first = max(values, key=lambda step: (values[step], -step))
+  assert checkpoint.steps(tmp_path) == sorted({first, 8})
+  assert checkpoint.best_step(tmp_path, best) == first
+
+
+def test_training_ends_when_it_is_out_of_patience(task, tmp_path, capsys):
+  config = make_config(task, HEAD, steps=40)
+  config = dataclasses.replace(
+    config,
+    optim=dataclasses.replace(config.optim, learning_rate=0.0),
+    eval=config_lib.Eval(every=2),
+    checkpoint=config_lib.Checkpoint(every=2, keep_last=1, best='eval/loss', patience=3),
+  )
+  state = train.run(config, tmp_path)
+  assert int(state.step) == 8  # the first is best, then three
+  assert checkpoint.steps(tmp_path) == [2, 8]
+  assert 'ends at step 8 of 40: eval/loss was best at step 2' in capsys.readouterr().out
+  assert int(train.run(config, tmp_path).step) == 8
+  assert 'nothing to do: eval/loss was best at step 2' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('best', 'tasks', 'what'),
+  [
+    ('loss', (), 'not a metric of evaluation'),
+    ('eval/animals/accuracy', (), 'the best of a task that is not evaluated'),
+  ],
+)
+def test_a_wrong_best_shows_at_once(best, tasks, what, task):
+  with pytest.raises(errors.ConfigError, match=what):
+    dataclasses.replace(
+      make_config(task, HEAD),
+      eval=config_lib.Eval(tasks=tasks),
+      checkpoint=config_lib.Checkpoint(best=best),
+    )
+
+
+def test_a_metric_that_is_not_measured_is_named(task, tmp_path):
+  config = make_config(task, HEAD, steps=1)
+  config = dataclasses.replace(config, checkpoint=config_lib.Checkpoint(best='eval/bleu'))
+  with pytest.raises(errors.ConfigError, match='no such metric: eval/bleu: use one of eval/loss'):
+    train.run(config, tmp_path)
 
 
 def wrong(task, **changes):

@@ -61,6 +61,13 @@ class Config:
       f'{longest} tokens with model.max_length={self.model.max_length}',
       'shorten the data or enlarge the table',
     )
+    best = self.checkpoint.best.split('/')
+    errors.check(
+      len(best) != 3 or best[1] in self.eval.tasks,
+      'the best of a task that is not evaluated',
+      f'checkpoint.best={self.checkpoint.best!r} with eval.tasks={self.eval.tasks}',
+      'add it to eval.tasks',
+    )
     optim, steps = self.optim, self.train.steps
     errors.check(
       optim.schedule != 'wsd' or not steps or optim.warmup_steps + optim.decay_steps <= steps,

@@ -36,6 +36,7 @@ class Data:
   temperature: float | None = (
     None  # rates ~ (weight * examples) ** (1 / temperature); None: ~ weight
   )
+  most_examples: int = 0  # that a set counts for in these rates (T5's K); 0: all that it has
   tokenizer: str = 'corpus'  # the one that ships, or the path of a sentencepiece model
   batch_size: int  # examples of the global batch
   input_length: int  # tokens: of the encoder, or of the one stack
@@ -62,6 +63,13 @@ class Data:
       'not a temperature',
       f'data.temperature={self.temperature}',
       'use a number above 0, or None for the rates as given',
+    )
+    errors.check_at_least('data', {'most_examples': self.most_examples}, 0)
+    errors.check(
+      not self.most_examples or self.temperature is not None,
+      'a limit for rates that do not depend on sizes',
+      f'data.most_examples={self.most_examples} with data.temperature=None',
+      'set data.temperature, 1 for rates in proportion to sizes',
     )
     errors.check(
       bool(self.source),
@@ -189,9 +197,11 @@ class Eval:
   every: int = 0  # steps; 0: only at the end
   batches: int = 16  # at most, from the start of the held-out text
   source: str = ''  # '': the held-out documents of data.source
+  tasks: tuple[str, ...] = ()  # done at each evaluation too, by name; one not trained on: zero-shot
+  examples: int = 200  # of each of these tasks, from the start of its validation rows; 0: all
 
   def __post_init__(self):
-    errors.check_at_least('eval', {'every': self.every}, 0)
+    errors.check_at_least('eval', {'every': self.every, 'examples': self.examples}, 0)
     errors.check_at_least('eval', {'batches': self.batches}, 1)
 
 
@@ -202,7 +212,22 @@ class Checkpoint:
   every: int = 1000  # steps; 0: only at the end
   keep_last: int = 2
   keep_every: int = 0  # steps; checkpoints at its multiples stay for ever; 0: none
+  best: str = ''  # 'eval/loss' or another metric of evaluation: its best checkpoint stays too
+  patience: int = 0  # evaluations without a better one after which training ends; 0: it goes on
 
   def __post_init__(self):
-    errors.check_at_least('checkpoint', {'every': self.every, 'keep_every': self.keep_every}, 0)
+    counts = {name: getattr(self, name) for name in ('every', 'keep_every', 'patience')}
+    errors.check_at_least('checkpoint', counts, 0)
+    errors.check(
+      not self.best or self.best.startswith('eval/'),
+      'not a metric of evaluation',
+      f'checkpoint.best={self.best!r}',
+      "use 'eval/loss', or 'eval/TASK/METRIC'",
+    )
+    errors.check(
+      bool(self.best) or not self.patience,
+      'patience for nothing',
+      f'checkpoint.patience={self.patience} without checkpoint.best',
+      "set checkpoint.best='eval/loss'",
+    )
     errors.check_at_least('checkpoint', {'keep_last': self.keep_last}, 1)

@@ -151,7 +151,9 @@ def _mixture(
 
   Rates are shares of the rows, full of tokens or nearly, so they are shares of the tokens.
   """
-  rates = mixture.rates([weight for _, weight, _ in entries], sizes, config.data.temperature)
+  most = config.data.most_examples or max(sizes)
+  counted = [min(size, most) for size in sizes]  # Raffel et al. 2020, section 3.5.2
+  rates = mixture.rates([weight for _, weight, _ in entries], counted, config.data.temperature)
   epochs = [epochs if side == 'train' else 1 for _, _, epochs in entries]
   limits = [size * epochs for size, epochs in zip(sizes, epochs, strict=True)]
   mixed = mixture.Mixture(rates, limits)
