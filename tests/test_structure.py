@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # Each part imports only parts that come after it.
 PARTS = (
-  *('__main__', 'main', 'commands', 'backend'),
+  *('__main__', 'harness', 'main', 'commands', 'backend'),
   *(
     'interop',
     'planning',
@@ -55,6 +55,7 @@ LIBRARIES = {
   'absl': ('main', 'commands', 'data'),  # data: grain reads its own flags
   'flax': ('models',),
   'grain': ('data',),
+  'lm_eval': ('harness',),
   'orbax': ('checkpoint',),
   'safetensors': ('interop',),
   'tensorstore': ('checkpoint',),

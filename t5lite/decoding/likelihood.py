@@ -104,7 +104,7 @@ def _batches(
   """Yields rows that are computed together, and their rounded lengths, of each stack."""
   groups: dict[tuple[int, ...], list[_Row]] = {}
   for number, pair in enumerate(pairs):
-    lengths = tuple(_rounded(model, length) for length in _lengths(model.architecture, pair))
+    lengths = tuple(_rounded(model, length) for length in lengths_of(model.architecture, pair))
     masked = range(len(pair.targets)) if model.architecture == 'encoder' else [0]
     groups.setdefault(lengths, []).extend(_Row(number, place) for place in masked)
   for lengths, rows in groups.items():
@@ -112,7 +112,8 @@ def _batches(
     yield from ((rows[i : i + most], lengths) for i in range(0, len(rows), most))
 
 
-def _lengths(architecture: config_lib.Architecture, pair: Pair) -> tuple[int, ...]:
+def lengths_of(architecture: config_lib.Architecture, pair: Pair) -> tuple[int, ...]:
+  """Returns the tokens that a pair takes of a row of each stack, the encoder's first."""
   inputs, targets = map(len, pair)
   match architecture:
     case 'encoder_decoder':

@@ -21,7 +21,12 @@ class Ranking(NamedTuple):
 
 
 def of_texts(
-  config: config_lib.Config, tokenizer: prompts.Tokenizer, text: str, target: str
+  config: config_lib.Config,
+  tokenizer: prompts.Tokenizer,
+  text: str,
+  target: str,
+  *,
+  longest: int | None = None,
 ) -> likelihood.Pair:
   """Returns the tokens of a text, and of a target that goes on from it without ending the text.
 
@@ -29,6 +34,9 @@ def of_texts(
   alone: spaces between them count where they stand. An encoder_decoder reads them apart, and a
   space at the target's start is left out. Marks such as <extra_id_0> are read as the tokens: T5's
   span corruption teaches `text <extra_id_0>` and `<extra_id_0> target`.
+
+  With `longest`, the text loses the first of its tokens that make the model's row (the encoder's,
+  if there are two) longer than that.
   """
   given = tokenizer.encode_marked(text)
   if config.model.architecture == 'encoder_decoder':
@@ -38,12 +46,23 @@ def of_texts(
     size = min(len(given), len(both))
     shared = int(np.cumprod(given[:size] == both[:size]).sum())
     given, targets = both[:shared], both[shared:]
+  pair = likelihood.Pair(inputs_of(config, tokenizer, given), targets)
+  length = likelihood.lengths_of(config.model.architecture, pair)[0]
+  if longest is None or length <= longest:
+    return pair
+  return pair._replace(inputs=inputs_of(config, tokenizer, given[length - longest :]))
+
+
+def inputs_of(
+  config: config_lib.Config, tokenizer: prompts.Tokenizer, given: np.ndarray
+) -> np.ndarray:
+  """Returns the inputs of a pair, of the tokens of its text; never none."""
   inputs = prompts.of_text(config, tokenizer.vocabulary, given, mode='[S]')
   if config.model.architecture == 'encoder':
-    inputs = inputs[:-1]  # its [SEP] stands behind the targets
+    return inputs[:-1]  # its [SEP] stands behind the targets
   if not len(inputs):  # a text begins behind the end of the one before
-    inputs = np.array([tokenizer.vocabulary.eos], np.int32)
-  return likelihood.Pair(inputs, targets)
+    return np.array([tokenizer.vocabulary.eos], np.int32)
+  return inputs
 
 
 def rank(
