@@ -60,7 +60,7 @@ LIBRARIES = {
   'safetensors': ('interop',),
   'tensorstore': ('checkpoint',),
   **dict.fromkeys(('rouge_score', 'sacrebleu', 'scipy', 'sklearn'), ('tasks',)),
-  'tokenizers': ('interop',),
+  'tokenizers': ('data', 'interop'),
   **dict.fromkeys(('clu', 'seqio', 't5x', 'tensorflow', 'torch'), ()),
 }
 

@@ -168,8 +168,9 @@ def check_reaches(steps: int, last: int) -> None:
 def padding_share(batch: Batch) -> float:
   """Returns the share of a batch's positions, encoder and decoder together, that is padding."""
   names = ('encoder_input_tokens', 'decoder_target_tokens')
-  tokens = [batch[name] for name in names if name in batch]
-  return sum(int((x == 0).sum()) for x in tokens) / sum(x.size for x in tokens)
+  sides = {name: f'{name.partition("_")[0]}_segment_ids' for name in names if name in batch}
+  filled = [batch.get(segments, batch[name]) for name, segments in sides.items()]
+  return sum(int((x == 0).sum()) for x in filled) / sum(x.size for x in filled)
 
 
 def _joined(parts: Sequence[Examples]) -> Examples:

@@ -1,4 +1,6 @@
-"""Text to token ids and back, by a sentencepiece model in T5's layout.
+"""Text to token ids and back: by a sentencepiece model in T5's layout, or by a tokenizer.json.
+
+The second is of `tokenizer_fast`; the rest of this file is about the first.
 
 The vocabulary is the pieces of the model, then the sentinels <extra_id_99> ... <extra_id_0>, so
 that <extra_id_0> is the last id (Raffel et al. 2020; seqio's SentencePieceVocabulary with
@@ -18,11 +20,13 @@ import itertools
 import os
 import pathlib
 import re
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
 
 from t5lite import errors
+from t5lite import objectives
 from t5lite.data import corpus
 from t5lite.data import tokenizer_model
 
@@ -32,20 +36,53 @@ PART = 8_000
 CALL = 4_000_000
 
 
-def load(name: str) -> 'Tokenizer':
-  """Returns the tokenizer of a sentencepiece model file; 'corpus' is the one that ships.
+class Tokenizer(Protocol):
+  """What makes token ids of text.
+
+  Attributes:
+    path: its file.
+    digest: SHA-256 in hex of what decides the ids.
+    vocabulary: the ids that mean something to the objectives.
+  """
+
+  path: pathlib.Path
+  digest: str
+  vocabulary: objectives.Vocabulary
+
+  def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """Returns the int32 ids of each text, no EOS added; it never makes a special token."""
+    ...
+
+  def encode_marked(self, text: str) -> np.ndarray:
+    """Returns the int32 ids of a text in which `[MASK]`, `<extra_id_0>`, ... are the tokens."""
+    ...
+
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    """Returns the text of token ids, special tokens by name but for padding, which is left out."""
+    ...
+
+
+def load(name: str) -> Tokenizer:
+  """Returns the tokenizer of a file: a sentencepiece model, or a tokenizer.json.
+
+  'corpus' is the one that ships.
 
   Raises:
-    DataError: no such file, not a sentencepiece model, or not in T5's layout.
+    DataError: no such file, not a tokenizer, or a sentencepiece model not in T5's layout.
+    ConfigError: for a tokenizer.json, the library `tokenizers` is not there.
   """
   path = corpus.TOKENIZER if name == 'corpus' else pathlib.Path(name)
   if not path.is_file():
-    remedy = "give the path of a sentencepiece model, or 'corpus' for the one that ships"
+    remedy = "give the path of a sentencepiece model or tokenizer.json, or 'corpus'"
     raise errors.DataError('no such tokenizer', path, remedy)
-  return Tokenizer(path)
+  if path.suffix == '.json':
+    from t5lite.data import tokenizer_fast  # of an extra
+
+    return tokenizer_fast.FastTokenizer(path)
+  return SentencePiece(path)
 
 
-class Tokenizer:
+class SentencePiece:
   """A sentencepiece model with T5's sentinels on top.
 
   Attributes:
@@ -93,9 +130,9 @@ class Tokenizer:
     token of " cat" masked.
     """
     *sections, last = self._mark.split(text)  # text, mark, text, mark, ..., text
-    texts, marks = [*sections[::2], last], sections[1::2]
+    texts, marks = [*(text.removesuffix(' ') for text in sections[::2]), last], sections[1::2]
     texts[0] = self._prefix + texts[0] if texts[0] else ''
-    ids = self._encode([*(text.removesuffix(' ') for text in texts[:-1]), texts[-1]])
+    ids = self._encode(texts)
     for i, mark in enumerate(marks):
       # The space that the model adds after a newline is the mark's too.
       if (

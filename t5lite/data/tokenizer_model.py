@@ -17,6 +17,8 @@ NUM_SENTINELS = 100
 BERT_TOKENS = ('[CLS]', '[SEP]', '[MASK]')
 MODES = ('[R]', '[S]', '[X]')  # UL2's denoisers
 SPACE = '\u2581'  # what a piece has in the place of a space
+# In a row; in our own models they are followed by one added space, not by one each.
+MOST_NEWLINES = 8
 SENTINEL = re.compile(rf'{SPACE}?(<extra_id_\d+>)')
 
 

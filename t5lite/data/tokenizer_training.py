@@ -30,7 +30,6 @@ SENTENCE = 1_000  # characters of one; longer lines are cut
 # Characters as rare as the last 0.01 % of the text are left to the bytes, but for these.
 REQUIRED = '\n' + string.digits + string.ascii_letters + string.punctuation
 TOKENS = [*tokenizer_model.BERT_TOKENS, *tokenizer_model.MODES]
-MOST_NEWLINES = 8  # in a row that are followed by one added space, not by one each
 
 
 def train(
@@ -148,7 +147,7 @@ def _fit(sentences: list[str], vocab_size: int, model_type: str) -> bytes:
 def _newline_rules(folder: pathlib.Path) -> dict[str, Any]:
   """Writes the rules "\\n" -> "\\n " for encoding and back for decoding; returns their flags."""
   newline, space = '0A', '20'
-  runs = [' '.join([newline] * length) for length in range(1, MOST_NEWLINES + 1)]
+  runs = [' '.join([newline] * length) for length in range(1, tokenizer_model.MOST_NEWLINES + 1)]
   (folder / 'encode.tsv').write_text(''.join(f'{run}\t{run} {space}\n' for run in runs))
   (folder / 'decode.tsv').write_text(f'{newline} {space}\t{newline}\n')
   return {

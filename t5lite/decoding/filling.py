@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t5lite import config as config_lib
@@ -86,7 +87,7 @@ def _fill_masks(config, params, tokenizer, text, top_k) -> list[Gap]:
   loop.check_length(config.model, len(ids))
   rows_BxS = loop.aligned([ids] * sharding.batch_ways(), left=False)
   shares_MxK, pieces_MxK = map(
-    np.asarray, _likeliest(config.model, params, rows_BxS, places_M, top_k=top_k)
+    np.asarray, _likeliest(config.model, params, rows_BxS, len(ids), places_M, top_k=top_k)
   )
   return [
     Gap('[MASK]', [Candidate(tokenizer.decode([id]), float(p)) for p, id in zip(*row, strict=True)])
@@ -95,9 +96,11 @@ def _fill_masks(config, params, tokenizer, text, top_k) -> list[Gap]:
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'top_k'))
-def _likeliest(model, params, rows_BxS, places_M, *, top_k) -> tuple[jax.Array, jax.Array]:
+def _likeliest(model, params, rows_BxS, length, places_M, *, top_k) -> tuple[jax.Array, jax.Array]:
   """Returns probabilities and ids [M, K] of the likeliest pieces at places of the first row."""
-  batch = {'encoder_input_tokens': rows_BxS}
+  is_text_BxS = jnp.broadcast_to(jnp.arange(rows_BxS.shape[1]) < length, rows_BxS.shape)
+  segments_BxS = is_text_BxS.astype(jnp.int32)  # there are vocabularies in which 0 is text
+  batch = {'encoder_input_tokens': rows_BxS, 'encoder_segment_ids': segments_BxS}
   hidden_BMD = models.hidden(models.roomy(model), params, batch)[:, places_M]
   logits_MV = decode.whole(models.logits(model, params, hidden_BMD))[0]
   return jax.lax.top_k(jax.nn.softmax(logits_MV), min(top_k, logits_MV.shape[1]))

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 import itertools
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from t5lite.interop import families
 from t5lite.interop import folders
 from t5lite.interop import tables
 from t5lite.interop import tensors
+from t5lite.interop import tokenizer_files
 
 
 def export(
@@ -54,9 +54,7 @@ def export(
     hf['max_position_embeddings'] = config.data.input_length
   num_params = sum(x.size for x in abstract.values())
   checkpoint.check_room(output.parent, 4 * num_params, 'the weights')
-  there = f'{folders.TOKENIZER}, a sentencepiece model' if tokenizer else 'none'
-  made = card.Exported(family.architecture, manifest['step'], num_params, there)
-  loss = card.held_out(pathlib.Path(workdir) / metrics.METRICS, made.step)
+  loss = card.held_out(pathlib.Path(workdir) / metrics.METRICS, manifest['step'])
   command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
   slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
   with folders.whole(output) as folder:
@@ -66,8 +64,8 @@ def export(
     if family.generates:
       keys = (*ids, 'pad_token_id', 'decoder_start_token_id')
       write_json(folder / 'generation_config.json', {key: hf[key] for key in keys if key in hf})
-    if tokenizer:
-      shutil.copyfile(tokenizer.path, folder / folders.TOKENIZER)
+    there = tokenizer_files.write(folder, tokenizer, config) if tokenizer else 'none'
+    made = card.Exported(family.architecture, manifest['step'], num_params, there)
     (folder / 'README.md').write_text(card.text(config, made, loss, command))
   return made
 
@@ -110,12 +108,14 @@ def token_ids(
   """Returns the ids of special tokens for config.json: the tokenizer's, or those of the import."""
   if tokenizer is None:
     return manifest['token_ids']
-  ids = {'pad_token_id': 0}
+  vocabulary, ids = tokenizer.vocabulary, {}
+  if vocabulary.pad is not None:
+    ids['pad_token_id'] = vocabulary.pad
   if family.generates:
-    ids['eos_token_id'] = tokenizer.vocabulary.eos
+    ids['eos_token_id'] = vocabulary.eos
   if family in (families.GPT2, families.LLAMA):  # a text begins behind the end of the one before
-    ids['bos_token_id'] = tokenizer.vocabulary.eos
-  return ids
+    ids['bos_token_id'] = vocabulary.eos
+  return ids | manifest.get('token_ids', {})
 
 
 def write_json(path: pathlib.Path, tree: dict[str, Any]) -> None:

@@ -15,9 +15,6 @@ from t5lite import errors
 from t5lite import models
 
 CONFIG = 'config.json'
-# A name that transformers does not look for: of our own kind of sentencepiece model, which keeps
-# whitespace and spells what it does not know in bytes, its T5Tokenizer makes other ids (5.24.0).
-TOKENIZER, SPIECE = 't5lite.model', 'spiece.model'  # the second is Google's T5s'
 
 
 def check_new(path: pathlib.Path, flag: str) -> None:

@@ -6,7 +6,6 @@ import functools
 import json
 import pathlib
 import re
-import shutil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from t5lite.interop import families
 from t5lite.interop import folders
 from t5lite.interop import tables
 from t5lite.interop import tensors
+from t5lite.interop import tokenizer_files
 
 # What a config of a run says of its model beside the function.
 OF_THE_RUN = ('dropout', 'dtype', 'layers', 'remat')
@@ -61,30 +61,27 @@ def import_model(
   folders.check_new(workdir, '--workdir')
   hf = read_config(folder / folders.CONFIG)
   family, model = families.from_huggingface(hf, folder / folders.CONFIG)
-  there = [folder / name for name in (folders.TOKENIZER, folders.SPIECE)]
-  tokenizer = next((tokenizer_lib.load(str(path)) for path in there if path.is_file()), None)
-  name = str(workdir / folders.TOKENIZER) if tokenizer else ''
-  config = run_config(model, name, config_file, overrides)
-  abstract = folders.abstract_params(config.model)
-  slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
-  reader = tensors.Reader(folder)
-  names, left_out = match(family, reader, slots, folder)
   ids = {key: value for key, value in hf.items() if key.endswith('_token_id')}
-  manifest = {
-    'step': 0,
-    'tokens_seen': 0,
-    'config': config_lib.to_dict(config),
-    'versions': versions.installed(),
-    'tokenizer': tokenizer.digest if tokenizer else '',
-    'token_ids': ids,
-  }
-  num_params = sum(x.size for x in abstract.values())
-  checkpoint.check_room(workdir.parent, 4 * num_params)
+  reader = tensors.Reader(folder)
   with folders.whole(workdir) as made:
+    name = tokenizer_files.take(folder, made, family.model_type)
+    digest = tokenizer_lib.load(str(made / name)).digest if name else ''
+    config = run_config(model, str(workdir / name) if name else '', config_file, overrides)
+    abstract = folders.abstract_params(config.model)
+    slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
+    names, left_out = match(family, reader, slots, folder)
+    manifest = {
+      'step': 0,
+      'tokens_seen': 0,
+      'config': config_lib.to_dict(config),
+      'versions': versions.installed(),
+      'tokenizer': digest,
+      'token_ids': ids,
+    }
+    num_params = sum(x.size for x in abstract.values())
+    checkpoint.check_room(workdir.parent, 4 * num_params)
     checkpoint.write_params(made, abstract, parts(slots, abstract, reader, names), manifest)
     config_lib.save(config, made / folders.CONFIG)
-    if tokenizer:
-      shutil.copyfile(tokenizer.path, made / folders.TOKENIZER)
   return Imported(family.architecture, num_params, left_out, config.data.tokenizer)
 
 

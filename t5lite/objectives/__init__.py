@@ -202,7 +202,9 @@ def batch(
   own = np.arange(len(keys_N))
   rows = own if rows_N is None else np.asarray(rows_N)
   num_rows = int(rows.max()) + 1 if num_rows is None else num_rows
-  layout = converters.Layout(rows, num_rows, packed=rows_N is not None)
+  # Segment ids also tell a token 0 from the 0 that fills rows.
+  packed = rows_N is not None or vocabulary.pad != 0
+  layout = converters.Layout(rows, num_rows, packed)
   data, objective = config.data, config.objective
   inputs_N = np.zeros_like(own) if inputs_N is None else inputs_N
   if config.model.num_labels:

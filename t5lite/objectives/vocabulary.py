@@ -11,7 +11,7 @@ class Vocabulary:
   """What objectives know of a tokenizer; `t5lite.data.tokenizer` makes it."""
 
   size: int
-  pad: int
+  pad: int | None  # None: it has none; if not 0, batches tell padding by segment ids
   eos: int
   unk: int
   mask: int | None
