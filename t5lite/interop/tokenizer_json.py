@@ -6,6 +6,8 @@ Where that library works otherwise, the file says it in its terms:
 - Its `Metaspace` adds no space before a text that begins with one. So spaces are turned into marks
   first, and then one `Metaspace` adds the space and another turns that into a mark.
 - Its models may take any piece for text. So special tokens and bytes get a score that never wins.
+- It adds up log probabilities in float64, sentencepiece in float32: of two ways to divide a word
+  that are nearly as likely, a long text may get the other (one word of 78,000 with umT5's).
 - Its special tokens take all whitespace before them or none, not one space. So the normaliser takes
   that away, and they are looked for behind it (`normalized`).
 """
@@ -147,9 +149,10 @@ def unigram(proto: Any, ids: Mapping[str, int]) -> Tree:
   """Returns the pieces with their log probabilities, sentinels included."""
   size = max(len(proto.pieces), max(ids.values()) + 1)
   names = {id: name for name, id in ids.items()}
-  vocabulary = [
-    [piece.piece, piece.score if piece.type == piece.NORMAL else NEVER] for piece in proto.pieces
-  ]
+  kinds = proto.SentencePiece
+  scores = dict.fromkeys((kinds.UNKNOWN, kinds.CONTROL, kinds.BYTE, kinds.UNUSED), NEVER)
+  scores[kinds.USER_DEFINED] = 0.0  # better than any text
+  vocabulary = [[piece.piece, scores.get(piece.type, piece.score)] for piece in proto.pieces]
   vocabulary += [[names[id], NEVER] for id in range(len(proto.pieces), size)]
   return {
     'type': 'Unigram',
