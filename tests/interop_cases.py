@@ -17,11 +17,25 @@ from t5lite.interop import importing
 
 # transformers wants heads that share the width of BERT, GPT-2 and Llama among them.
 LLAMA = families.odd(families.DECODER, **families.HEADS, d_model=18)
+MODERNBERT = families.odd(
+  families.ENCODER,
+  **dict(num_heads=3, num_kv_heads=3, head_dim=6, d_model=18, num_layers=4),
+  **dict(norm='layer', embedding_norm=True, local_window=3, global_every=3),
+  **dict(rotary_base=160_000.0, local_rotary_base=500.0),
+)
+PADS = {'roberta': 1}  # of the others 0
 MODELS = {
   't5_1_0': families.MODELS['t5_1_0'],
   't5_1_1': families.MODELS['t5_1_1'],
   'bert': families.odd(families.BERT, d_model=15),
   'gpt2': families.odd(families.GPT2, d_model=15),
+  'umt5': dataclasses.replace(families.MODELS['t5_1_1'], relative_per_layer=True),
+  'roberta': families.odd(families.BERT, d_model=15, num_token_types=1, norm_epsilon=1e-5),
+  'bert_encoder': families.odd(families.BERT, d_model=15, mlm_head=False),
+  'modernbert': MODERNBERT,
+  'modernbert_encoder': dataclasses.replace(
+    MODERNBERT, mlm_head=False, global_every=2, local_window=2, activation='silu'
+  ),
   'llama': LLAMA,
   'llama_tied_biased': dataclasses.replace(
     LLAMA, tie_embeddings=True, use_bias=True, rotary_base=500.0, activation='gelu_tanh'
@@ -31,19 +45,27 @@ MODELS = {
 
 def float32(model: Model, seed: int = 0):
   """Returns random float32 parameters, none at its initial value."""
-  return jax.tree.map(np.float32, families.random_params(model, seed))
+  params = jax.tree.map(np.float32, families.random_params(model, seed))
+  if model.embedding_norm and model.norm_order == 'pre':  # the one that is no part of the function
+    params['encoder']['layers']['attention_norm']['scale'][0] = 1
+  return params
 
 
-def write_workdir(workdir: pathlib.Path, model: Model, params, *, with_tokenizer=False) -> None:
+def write_workdir(
+  workdir: pathlib.Path, model: Model, params, *, with_tokenizer=False, pad: int = 0
+) -> None:
   """Makes a workdir with a checkpoint of step 3; without a tokenizer where the model is small."""
   config = importing.run_config(
     model, 'corpus' if with_tokenizer else '', '', ['data.batch_size=8']
   )
+  token_ids = {'bos_token_id': 1, 'eos_token_id': 1, 'pad_token_id': pad}
+  if model.architecture == 'encoder':
+    token_ids |= {'cls_token_id': 3, 'sep_token_id': 4}
   manifest = {
     'step': 3,
     'config': config_lib.to_dict(config),
     'tokenizer': tokenizer.load('corpus').digest if with_tokenizer else '',
-    'token_ids': {'bos_token_id': 1, 'eos_token_id': 1, 'pad_token_id': 0},
+    'token_ids': token_ids,
   }
   with checkpoint.Checkpointer(workdir, config.checkpoint) as checkpointer:
     state = {'params': params, 'step': np.int32(3)}

@@ -105,12 +105,14 @@ def modern_decoder(params, tokens_T, *, window, global_every, rotated=True, pref
 def modern_encoder(params, tokens_S, *, window, global_every):
   """Logits [S, V] of a current encoder (Warner et al. 2024).
 
-  As the decoder, but GeGLU, two-way and tied; its head is dense, GELU, norm, then the token table.
+  As the decoder, but GeGLU, two-way and tied; its head is dense, GELU, norm, then the token
+  table and a bias.
   """
   table_VD, head = params['token_embed']['embedding'], params['mlm_head']
   x, visible = table_VD[tokens_S], np.full((len(tokens_S), len(tokens_S)), True)
   x = modern_stack(params['encoder'], x, gelu, visible, window, global_every, True)
-  return rms_norm(gelu(x @ head['dense']['kernel']), head['norm'], 1e-5) @ table_VD.T
+  x = rms_norm(gelu(x @ head['dense']['kernel']), head['norm'], 1e-5)
+  return x @ table_VD.T + head['bias']
 
 
 def vaswani(params, inputs_S, targets_T):

@@ -34,7 +34,8 @@ def exported(tmp_path_factory):
   """A folder with, for each model, a workdir NAME and its export NAME.hf."""
   folder = tmp_path_factory.mktemp('exported')
   for name, model in interop_cases.MODELS.items():
-    interop_cases.write_workdir(folder / name, model, interop_cases.float32(model))
+    pad = interop_cases.PADS.get(name, 0)
+    interop_cases.write_workdir(folder / name, model, interop_cases.float32(model), pad=pad)
     interop.export(folder / name, folder / f'{name}.hf')
   return folder
 
@@ -247,10 +248,8 @@ UNKNOWN = {
   "model.activation='gelu' model.gated=True: T5": (T5, dict(activation='gelu')),
   'model.num_kv_heads=1: T5.* has num_kv_heads=3': (T5, dict(num_kv_heads=1)),
   'model.num_experts=4: T5.* has num_experts=0': (T5, dict(num_experts=4)),
-  "model.positions='rotary': Bert.* has positions='lea": (
-    families.odd(families.BERT, head_dim=6),
-    dict(positions='rotary', max_length=0),
-  ),
+  "model.positions='none': Bert.* has positions='lea": (BERT, dict(positions='none', max_length=0)),
+  "model.norm='rms': ModernBert.* has norm='layer'": (interop_cases.MODERNBERT, dict(norm='rms')),
   'model.num_token_types=0: Bert.* has num_token_types=1': (BERT, dict(num_token_types=0)),
   'model.head_dim=7: GPT2.* has head_dim=5': (GPT2, dict(head_dim=7)),
   'model.local_window=3: Llama.* has local_window=0': (LLAMA, dict(local_window=3)),
@@ -262,7 +261,8 @@ UNKNOWN = {
 def test_a_model_that_transformers_does_not_have_is_refused(line):
   model, changes = UNKNOWN[line]
   with pytest.raises(errors.ConfigError, match=f'not a model of transformers: {line}'):
-    families_lib.to_huggingface(dataclasses.replace(model, **changes))
+    model = dataclasses.replace(model, **changes)
+    families_lib.to_huggingface(families_lib.of_model(model), model)
 
 
 def test_what_is_there_is_not_overwritten(exported, capsys):

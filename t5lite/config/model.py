@@ -26,12 +26,14 @@ class Model:
   norm: Literal['rms', 'layer']
   norm_order: Literal['pre', 'post']
   norm_epsilon: float
-  use_bias: bool  # on every matmul of attention and mlp
+  use_bias: bool  # on every matmul of attention and mlp, and on layer norms
   positions: Literal['relative', 'learned', 'sinusoidal', 'rotary', 'none']
   max_length: int  # rows of a learned position table; 0: no such table
   relative_buckets: int = 32
   relative_max_distance: int = 128
+  relative_per_layer: bool = False  # a bias for each layer (umT5), not one for the stack
   rotary_base: float = 10_000.0
+  local_rotary_base: float | None = None  # of local layers; None: the same
   num_token_types: int = 0  # BERT's segment embeddings
   scale_attention: bool  # divide scores by sqrt(head_dim); T5 folds it into its initialiser
   local_window: int = 0  # local layers see keys less than this far away; 0: every layer is global
@@ -46,7 +48,9 @@ class Model:
   lora_rank: int = (
     0  # of adapters beside the matrices of attention and mlp (Hu et al. 2021); 0: none
   )
-  embedding_norm: bool = False  # a norm on the embeddings (BERT)
+  # A norm on the embeddings (BERT); with norm_order 'pre' the first layer's attention has none of
+  # its own (ModernBERT).
+  embedding_norm: bool = False
   initializer: Literal['t5', 'bert', 'gpt2', 'scaled']
   init_scale: float = (
     1.0  # of the variance of initial kernels (Fedus et al. 2022, section 2.4: 0.1)
@@ -82,6 +86,12 @@ class Model:
       'wrong position table',
       f'model.max_length={self.max_length} with positions={self.positions!r}',
       'set max_length for learned positions, leave it 0 for the others',
+    )
+    errors.check(
+      not self.relative_per_layer or self.positions == 'relative',
+      'bias without relative positions',
+      f'model.relative_per_layer=True with positions={self.positions!r}',
+      "use positions='relative'",
     )
     errors.check(
       self.positions != 'rotary' or self.head_dim % 2 == 0,

@@ -43,14 +43,15 @@ def export(
   given, output = output, pathlib.Path(output).absolute()
   folders.check_new(output, '--output')
   config = evaluate.load_config(workdir)
-  hf, family = families.to_huggingface(config.model), families.of_model(config.model)
-  saved, abstract = checkpoint.newest(workdir), folders.abstract_params(config.model)
+  saved = checkpoint.newest(workdir)
   manifest = saved.manifest()
-  saved.check_params(manifest, abstract)
   tokenizer = load_tokenizer(config, manifest)
-  ids = token_ids(family, tokenizer, manifest)
-  hf |= {**ids, 'dtype': 'float32'}
-  if family is families.LLAMA:
+  ids = token_ids(config, tokenizer, manifest)
+  family = families.of_model(config.model, ids.get('pad_token_id'))
+  hf = families.to_huggingface(family, config.model) | {**ids, 'dtype': 'float32'}
+  abstract = folders.abstract_params(config.model)
+  saved.check_params(manifest, abstract)
+  if config.model.positions == 'rotary':
     hf['max_position_embeddings'] = config.data.input_length
   num_params = sum(x.size for x in abstract.values())
   checkpoint.check_room(output.parent, 4 * num_params, 'the weights')
@@ -65,7 +66,7 @@ def export(
       keys = (*ids, 'pad_token_id', 'decoder_start_token_id')
       write_json(folder / 'generation_config.json', {key: hf[key] for key in keys if key in hf})
     there = tokenizer_files.write(folder, tokenizer, config) if tokenizer else 'none'
-    made = card.Exported(family.architecture, manifest['step'], num_params, there)
+    made = card.Exported(hf['architectures'][0], manifest['step'], num_params, there)
     (folder / 'README.md').write_text(card.text(config, made, loss, command))
   return made
 
@@ -103,7 +104,9 @@ def load_tokenizer(
 
 
 def token_ids(
-  family: families.Family, tokenizer: tokenizer_lib.Tokenizer | None, manifest: checkpoint.Manifest
+  config: config_lib.Config,
+  tokenizer: tokenizer_lib.Tokenizer | None,
+  manifest: checkpoint.Manifest,
 ) -> dict[str, Any]:
   """Returns the ids of special tokens for config.json: the tokenizer's, or those of the import."""
   if tokenizer is None:
@@ -111,9 +114,13 @@ def token_ids(
   vocabulary, ids = tokenizer.vocabulary, {}
   if vocabulary.pad is not None:
     ids['pad_token_id'] = vocabulary.pad
-  if family.generates:
+  architecture = config.model.architecture
+  if architecture == 'encoder':  # a text begins with CLS and ends with SEP
+    ids |= {'cls_token_id': vocabulary.cls, 'sep_token_id': vocabulary.sep}
+    ids |= {'bos_token_id': vocabulary.cls, 'eos_token_id': vocabulary.sep}
+  else:
     ids['eos_token_id'] = vocabulary.eos
-  if family in (families.GPT2, families.LLAMA):  # a text begins behind the end of the one before
+  if architecture == 'decoder':  # a text begins behind the end of the one before
     ids['bos_token_id'] = vocabulary.eos
   return ids | manifest.get('token_ids', {})
 

@@ -82,7 +82,8 @@ def import_model(
     checkpoint.check_room(workdir.parent, 4 * num_params)
     checkpoint.write_params(made, abstract, parts(slots, abstract, reader, names), manifest)
     config_lib.save(config, made / folders.CONFIG)
-  return Imported(family.architecture, num_params, left_out, config.data.tokenizer)
+  architecture = families.architecture(family, config.model)
+  return Imported(architecture, num_params, left_out, config.data.tokenizer)
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -149,9 +150,13 @@ def match(
   Raises:
     CheckpointError: one is missing, unexpected, of another shape, or not equal to its tied copy.
   """
-  wanted, left_out, found = {slot.name: slot.shape for slot in slots}, [], {}
+
+  def canonical(name: str) -> str:
+    return functools.reduce(lambda name, one: re.sub(*one, name), family.spellings, name)
+
+  wanted, left_out, found = {canonical(slot.name): slot.shape for slot in slots}, [], {}
   for own in reader.shapes:
-    name = functools.reduce(lambda name, one: re.sub(*one, name), family.spellings, own)
+    name = canonical(own)
     if name in found:
       raise unfit('a tensor twice', f'{own} and {found[name]} in {folder}', family)
     found[name] = own
@@ -159,6 +164,7 @@ def match(
   for name, shape in wanted.items():
     if name not in found:
       raise unfit('missing tensor', f'{name} in {folder}', family)
+    reader.check_float(found[name])
     if reader.shapes[found[name]] != shape:
       is_now = f'{found[name]} in {folder} is {list(reader.shapes[found[name]])}'
       raise unfit('tensor of another shape', f'{is_now}, not {list(shape)}', family)
@@ -167,7 +173,7 @@ def match(
       left_out.append(found[name])
     elif not any(re.fullmatch(pattern, name) for pattern in family.buffers):
       raise unfit('unexpected tensor', f'{found[name]} in {folder}', family)
-  return found, left_out
+  return {slot.name: found[canonical(slot.name)] for slot in slots}, left_out
 
 
 def untie(
@@ -207,8 +213,10 @@ def parts(
     widths = [abstract[path].shape[-1] for path in slot.entry.paths]
     for path, part in zip(slot.entry.paths, tables.divided(slot, x, widths), strict=True):
       yield path, slot.layer, part
+      if slot.layer is not None and slot.layer == slot.entry.first:
+        yield from ((path, i, np.ones_like(part)) for i in range(slot.layer))
 
 
 def unfit(what: str, where: str, family: families.Family) -> errors.CheckpointError:
-  remedy = f'give the weights of a {family.architecture} with this config.json'
+  remedy = f'give the weights of a {next(iter(family.architectures))} with this config.json'
   return errors.CheckpointError(what, where, remedy)

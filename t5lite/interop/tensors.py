@@ -94,11 +94,11 @@ class Reader:
 
   Raises:
     CheckpointError: there are none, only pickles, a file lies outside of the folder, is missing or
-      no safetensors file, or a tensor is no float of 32 or 16 bits.
+      no safetensors file.
   """
 
   def __init__(self, folder: pathlib.Path):
-    self._files, self.shapes = {}, {}
+    self._files, self._kinds, self.shapes = {}, {}, {}
     for name in file_names(folder):
       path = folder / name
       try:
@@ -108,15 +108,18 @@ class Reader:
       except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise refused('damaged weights', f'{path} ({_first_line(error)})') from error
       for tensor, kind in kinds.items():
-        if kind.get_dtype() not in FLOATS:
-          raise errors.CheckpointError(
-            'not a float of 32 or 16 bits',
-            f'{tensor} in {path} is {kind.get_dtype()}',
-            f'give weights of {", ".join(FLOATS)}',
-          )
         if tensor in self._files:
           raise refused('a tensor twice', f'{tensor} in {path}')
         self._files[tensor], self.shapes[tensor] = file, tuple(kind.get_shape())
+        self._kinds[tensor] = kind.get_dtype(), path
+
+  def check_float(self, name: str) -> None:
+    """Raises CheckpointError unless the tensor is a float of 32 or 16 bits; buffers need not be."""
+    kind, path = self._kinds[name]
+    if kind not in FLOATS:
+      remedy = f'give weights of {", ".join(FLOATS)}'
+      where = f'{name} in {path} is {kind}'
+      raise errors.CheckpointError('not a float of 32 or 16 bits', where, remedy)
 
   def read(self, name: str) -> np.ndarray:
     """Returns a tensor in float32, which holds what float16 and bfloat16 can say exactly."""

@@ -42,11 +42,13 @@ class Attention(nnx.Module):
     self.value = linear('BSD,DJ->BSJ', keys, rngs())
     self.output = linear('BTJ,JD->BTD', queries[::-1], rngs(), role='residual')
 
-  def keys_values(self, source_BSD: jax.Array, positions_BxS: jax.Array | None) -> Cache:
+  def keys_values(
+    self, source_BSD: jax.Array, positions_BxS: jax.Array | None, is_global: jax.Array | bool = True
+  ) -> Cache:
     """Returns the keys and values of a sequence; `positions_BxS` None: no rotation."""
     key_BSKH = self._heads(self.key(source_BSD))
     if positions_BxS is not None and self.model.positions == 'rotary':
-      key_BSKH = positions.rotary(key_BSKH, positions_BxS, self.model.rotary_base)
+      key_BSKH = positions.rotary(key_BSKH, positions_BxS, self._base(is_global))
     return Cache(key_BSKH, self._heads(self.value(source_BSD)))
 
   def __call__(
@@ -56,15 +58,25 @@ class Attention(nnx.Module):
     scope: Scope,
     positions_BxT: jax.Array | None = None,
     key: layers.Key = None,
+    is_global: jax.Array | bool = True,
   ) -> jax.Array:
     """Returns the attention of x over `memory` [B, T, D]; `positions_BxT` None: no rotation."""
     query_BTNH = self._heads(self.query(x_BTD))
     if positions_BxT is not None and self.model.positions == 'rotary':
-      query_BTNH = positions.rotary(query_BTNH, positions_BxT, self.model.rotary_base)
+      query_BTNH = positions.rotary(query_BTNH, positions_BxT, self._base(is_global))
     if self.model.scale_attention:
       query_BTNH = query_BTNH * (1 / math.sqrt(self.model.head_dim))
     out_BTNH = attend(query_BTNH, memory, scope, self.model.dropout, key)
     return self.output(sharding.reshape(out_BTNH, (*x_BTD.shape[:2], -1), 'BTJ'))
+
+  def _base(self, is_global: jax.Array | bool) -> float | jax.Array:
+    """Returns the base of the rotation of a global or a local layer."""
+    local = self.model.local_rotary_base
+    return (
+      self.model.rotary_base
+      if local is None
+      else jnp.where(is_global, self.model.rotary_base, local)
+    )
 
   def _heads(self, x_BTJ: jax.Array) -> jax.Array:
     """Returns x, cut into heads [B, T, N, H]."""

@@ -13,6 +13,7 @@ from t5lite import config
 from t5lite.models import attention
 from t5lite.models import layers
 from t5lite.models import moe
+from t5lite.models import positions
 from t5lite.models import scope as scope_lib
 
 
@@ -35,6 +36,7 @@ class Layer(NamedTuple):
   key: layers.Key = None
   cache: attention.Cache | None = None  # keys and values of earlier tokens, [B, S, K, H]
   memory: attention.Cache | None = None  # keys and values of the encoder's output
+  is_first: jax.Array | None = None  # where the first layer's attention has no norm
 
 
 class Kept(NamedTuple):
@@ -55,17 +57,25 @@ class Block(nnx.Module):
     self.cross_attention = attention.Attention(model, rngs) if cross else None
     self.mlp_norm = layers.Norm(model)
     self.mlp = moe.SparseMlp(model, rngs) if sparse else layers.Mlp(model, rngs)
+    per_layer = model.relative_per_layer
+    self.relative_bias = positions.RelativeBias(model, rngs()) if per_layer else None
 
   def __call__(self, x_BTD: jax.Array, context: Context, layer: Layer) -> tuple[jax.Array, Kept]:
     """Returns the layer's output and what is kept beside it."""
     keys = layers.split(layer.key, 6)
     h_BTD = self._before(self.attention_norm, x_BTD)
-    memory = self.attention.keys_values(h_BTD, context.positions_BxT)
+    if layer.is_first is not None:
+      h_BTD = jnp.where(layer.is_first, x_BTD, h_BTD)
+    memory = self.attention.keys_values(h_BTD, context.positions_BxT, layer.is_global)
     if layer.cache is not None:
       memory = append(layer.cache, memory, context.slot)
     cache = memory if layer.cache is not None else None
     scope = of_layer(context, layer.is_global)
-    y_BTD = self.attention(h_BTD, memory, scope, context.positions_BxT, keys[0])
+    if self.relative_bias is not None:
+      scope = scope_lib.with_table(scope, self.relative_bias.embedding[...])
+    y_BTD = self.attention(
+      h_BTD, memory, scope, context.positions_BxT, keys[0], is_global=layer.is_global
+    )
     x_BTD = self._after(self.attention_norm, x_BTD, y_BTD, keys[1])
     if self.cross_attention is not None and self.cross_norm is not None:
       h_BTD = self._before(self.cross_norm, x_BTD)

@@ -216,7 +216,7 @@ class Norm(nnx.Module):
     self.centered = model.norm == 'layer'
     self.epsilon = model.norm_epsilon
     self.scale = constant(1.0, 'D', (model.d_model,))
-    self.bias = constant(0.0, 'D', (model.d_model,)) if self.centered else None
+    self.bias = constant(0.0, 'D', (model.d_model,)) if self.centered and model.use_bias else None
 
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     x = x_BTD.astype(jnp.float32)

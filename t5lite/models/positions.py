@@ -48,7 +48,7 @@ def relative_bucket(
 
 
 class RelativeBias(nnx.Module):
-  """T5's learned bias on attention scores, one table for all layers of a stack."""
+  """T5's learned bias on attention scores: a table for all layers of a stack, or for one (umT5)."""
 
   def __init__(self, model: config.Model, key: jax.Array):
     shape = (model.relative_buckets, model.num_heads)
@@ -69,13 +69,18 @@ def relative_bias(
   B are the parts of the batch that devices have, each with a bias of its own, all the same: what
   devices add up is then their gradients of the table, which are small, not those of the bias.
   """
-  num_buckets = len(table_PN)
   bucket_TS = relative_bucket(
     key_S[None, :] - query_T[:, None],
     bidirectional=bidirectional,
-    num_buckets=num_buckets,
+    num_buckets=len(table_PN),
     max_distance=max_distance,
   )
+  return bias_of(table_PN, bucket_TS)
+
+
+def bias_of(table_PN: jax.Array, bucket_TS: jax.Array) -> jax.Array:
+  """Returns the bias [B, N, T, S] of pairs, from their buckets; B as in `relative_bias`."""
+  num_buckets = len(table_PN)
   one_hot_TSP = jax.nn.one_hot(bucket_TS, num_buckets, dtype=jnp.float32)
   shape = (sharding.batch_ways(), *table_PN.T.shape)
   table_BNP = jax.lax.broadcast_in_dim(
@@ -84,7 +89,7 @@ def relative_bias(
   return sharding.einsum('TSP,BNP->BNTS', one_hot_TSP, table_BNP)
 
 
-def rotary(x_BTNH: jax.Array, positions_BxT: jax.Array, base: float) -> jax.Array:
+def rotary(x_BTNH: jax.Array, positions_BxT: jax.Array, base: float | jax.Array) -> jax.Array:
   """Returns x with the halves of each head rotated by position (Su et al. 2021, equation 34)."""
   half = x_BTNH.shape[-1] // 2
   frequency_H = base ** (-jnp.arange(half, dtype=jnp.float32) / half)

@@ -23,6 +23,7 @@ class Scope(NamedTuple):
 
   mask_BTS: jax.Array | None = None  # bool, True: visible; B or T may be 1; None: all of it
   bias_BNTS: jax.Array | None = None  # float32, added to the scores; B as in positions.py
+  bucket_TS: jax.Array | None = None  # of each pair, where each layer has a bias of its own
 
 
 class Tokens(NamedTuple):
@@ -40,6 +41,7 @@ class Kind:
   causal: bool
   window: int = 0  # of local layers, which see keys less than this far away; 0: all are global
   max_distance: int = 0  # of the relative bias
+  num_buckets: int = 0  # of the tables of layers that have one each; 0: they have none
 
 
 class Facts(NamedTuple):
@@ -61,7 +63,7 @@ def whole(facts: Facts) -> Scope:
   """Returns the arrays of all pairs of tokens."""
   mask_BTS, kind = visible(facts), facts.kind
   if facts.table_PN is None:
-    return Scope(mask_BTS)
+    return Scope(mask_BTS, bucket_TS=buckets(facts) if kind.num_buckets else None)
   bias_BNTS = positions.relative_bias(
     facts.table_PN,
     facts.query.slot_T,
@@ -70,6 +72,24 @@ def whole(facts: Facts) -> Scope:
     max_distance=kind.max_distance,
   )
   return Scope(mask_BTS, bias_BNTS)
+
+
+def buckets(facts: Facts) -> jax.Array:
+  """Returns the bucket of each pair's relative position, int32 [T, S]."""
+  return positions.relative_bucket(
+    facts.key.slot_T[None, :] - facts.query.slot_T[:, None],
+    bidirectional=not facts.kind.causal,
+    num_buckets=facts.kind.num_buckets,
+    max_distance=facts.kind.max_distance,
+  )
+
+
+def with_table(scope: Scope | Facts, table_PN: jax.Array) -> Scope | Facts:
+  """Returns the scope of a layer that has a table of the relative bias of its own."""
+  if isinstance(scope, Facts):
+    return scope._replace(table_PN=table_PN)
+  assert scope.bucket_TS is not None, 'no buckets for the table of a layer'
+  return scope._replace(bias_BNTS=positions.bias_of(table_PN, scope.bucket_TS), bucket_TS=None)
 
 
 def visible(facts: Facts) -> jax.Array | None:

@@ -39,7 +39,7 @@ class Stack(nnx.Module):
     types = model.num_token_types
     self.type_embed = layers.Embed(model, 'P', types, rngs(), 'other') if types else None
     self.embed_norm = layers.Norm(model) if model.embedding_norm else None
-    relative = model.positions == 'relative'
+    relative = model.positions == 'relative' and not model.relative_per_layer
     self.relative_bias = positions.RelativeBias(model, rngs()) if relative else None
 
     kind = blocks.Group if model.num_experts else blocks.Block
@@ -86,7 +86,11 @@ class Stack(nnx.Module):
       # Without the guard, XLA merges the recomputation with the first run where there is no loop.
       body = jax.checkpoint(body, policy=POLICIES[self.model.remat], prevent_cse=unrolled)
     unroll = self.num_repeats if unrolled else 1
-    layer = blocks.grouped(self.model, blocks.Layer(is_global_L, keys_L, cache, memory))
+    is_first_L = None
+    if self.embed_norm is not None and self.model.norm_order == 'pre':
+      is_first_L = jnp.arange(self.num_layers) == 0
+    layer = blocks.Layer(is_global_L, keys_L, cache, memory, is_first_L)
+    layer = blocks.grouped(self.model, layer)
     x_BTD, kept = jax.lax.scan(body, x_BTD, (params_L, layer), unroll=unroll)
     kept = blocks.Kept(blocks.ungrouped(self.model, kept.cache), moe.added(kept.routing))
     if self.final_norm is not None:
@@ -122,6 +126,7 @@ class Stack(nnx.Module):
     model, table_PN = self.model, None
     if self.relative_bias is not None:
       table_PN = self.relative_bias.embedding[...]
-    kind = scope_lib.Kind(self.causal, model.local_window, model.relative_max_distance)
+    num_buckets = model.relative_buckets if model.relative_per_layer else 0
+    kind = scope_lib.Kind(self.causal, model.local_window, model.relative_max_distance, num_buckets)
     facts = scope_lib.Facts(kind, query, key, table_PN)
     return scope_lib.prepared(facts), scope_lib.near(facts)

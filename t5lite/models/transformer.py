@@ -28,7 +28,7 @@ class MlmHead(nnx.Module):
     # 'E' is D again: a kernel from the model's width to itself.
     self.dense = layers.Linear(model, 'BTD,DE->BTE', (model.d_model, model.d_model), rngs())
     self.norm = layers.Norm(model)
-    self.bias = layers.constant(0.0, 'V', (model.vocab_size,)) if model.use_bias else None
+    self.bias = layers.constant(0.0, 'V', (model.vocab_size,))
 
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     return self.norm(layers.activate(self.model, self.dense(x_BTD)))
@@ -129,7 +129,7 @@ class Transformer(nnx.Module):
     bias_V = None
     if self.mlm_head is not None:
       x_BTD = self.mlm_head(x_BTD)
-      bias_V = None if self.mlm_head.bias is None else self.mlm_head.bias[...]
+      bias_V = self.mlm_head.bias[...]
     if self.lm_head is None and self.model.scale_tied_logits:
       x_BTD = x_BTD * self.model.d_model**-0.5
     kernel = self.token_embed.embedding if self.lm_head is None else self.lm_head.kernel

@@ -50,7 +50,7 @@ def torch_step(theirs, optimizer, batch) -> float:
   (targets,) = (x for name, x in batch.items() if name.endswith('_target_tokens'))
   (weights,) = (x for name, x in batch.items() if name.endswith('_loss_weights'))
   labels = torch.tensor(np.where(weights > 0, targets, -100), dtype=torch.long)
-  logits = theirs(**peers.inputs_of(batch)).logits
+  logits = theirs(**peers.inputs_of(theirs, batch)).logits
   loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
   optimizer.zero_grad()
   loss.backward()
