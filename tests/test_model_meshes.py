@@ -41,6 +41,13 @@ SPARSE = {
   'gpt2_moe': dataclasses.replace(GPT2, num_experts=8, experts_per_token=2, router_jitter=0.1),
 }
 MODELS |= SPARSE
+# Of other worlds: a bias for each layer; two rotary bases, no biases, no norm in the first layer.
+BIASES = dict(norm='layer', embedding_norm=True, local_rotary_base=100.0)
+IMPORTED = {
+  'umt5': dataclasses.replace(MODELS['t5_1_1'], relative_per_layer=True),
+  'modernbert': dataclasses.replace(MODELS['modern_encoder'], **BIASES),
+}
+MODELS |= IMPORTED
 OBJECTIVES = {'encoder_decoder': 'span_corruption', 'decoder': 'causal_lm', 'encoder': 'mlm'}
 MESHES = [  # of sharding.AXES: replica, expert, data, sequence, model
   *((1, 1, 1, 1, 1), (1, 1, 8, 1, 1), (1, 1, 4, 1, 2), (1, 1, 2, 1, 4), (2, 1, 2, 1, 2)),
@@ -106,7 +113,7 @@ CASES = [
   (name, mesh) if (name, mesh) in QUICK else pytest.param(name, mesh, marks=pytest.mark.slow)
   for name in MODELS
   for mesh in MESHES
-  if name not in SPARSE or mesh[3] == 1
+  if (name not in SPARSE or mesh[3] == 1) and (name not in IMPORTED or mesh == MESHES[6])
 ]
 
 

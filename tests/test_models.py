@@ -15,6 +15,7 @@ import pytest
 from t5lite import losses
 from t5lite import models
 from t5lite import presets
+from t5lite.models import decode
 from t5lite.models import layers
 
 LENGTHS = {'encoder': 9, 'decoder': 8}
@@ -302,3 +303,25 @@ def test_bfloat16_is_close_to_float32():
   half = compiled(dataclasses.replace(model, dtype='bfloat16'))(params, batch_of('bert'))
   assert half.dtype == jnp.float32
   assert_close(half, compiled(model)(params, batch_of('bert')), 0.05)
+
+
+def test_a_bias_for_each_layer_is_t5s_where_all_are_the_same():
+  """In one pass and with a cache: T5's table, given to each layer, is umT5's."""
+  shared = families.MODELS['t5_1_1']
+  model = dataclasses.replace(shared, relative_per_layer=True)
+  params = jax.tree.map(jnp.float32, families.random_params(shared))
+  own = jax.tree.map(lambda x: x, params)
+  for side, depth in (('encoder', model.num_layers), ('decoder', model.num_decoder_layers)):
+    table = own[side].pop('relative_bias')['embedding']
+    own[side]['layers']['relative_bias'] = {'embedding': jnp.stack([table] * depth)}
+  rows = [[families.example(model, 5, 4, seed=0)], [families.example(model, 9, 8, seed=1)]]
+  batch = families.batch_of(rows, {'encoder': 9, 'decoder': 8}, packed=False)
+  got, expected = models.apply(model, own, batch), models.apply(shared, params, batch)
+  np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+  own['decoder']['layers']['relative_bias']['embedding'] *= jnp.array([1, 1, 1, 2])[:, None, None]
+  got = models.apply(model, own, batch)
+  assert np.abs(got - expected).max() > 1e-2  # the last layer's is the last layer's
+  cache = decode.start(model, own, jnp.zeros(2, jnp.int32), 8, batch['encoder_input_tokens'])
+  _, cache = decode.extend(model, own, cache, batch['decoder_input_tokens'][:, :3])
+  logits_BV, _ = decode.extend(model, own, cache, batch['decoder_input_tokens'][:, 3:4])
+  np.testing.assert_allclose(logits_BV, got[:, 3], rtol=0, atol=1e-4)
