@@ -295,6 +295,11 @@ class Saved:
     wanted = {f'{PARAMS}.{path}': x for path, x in abstract.items()}
     self.check_same(split(manifest['arrays'])[0], wanted)
 
+  def param_shapes(self, manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the parameters by their paths in the tree."""
+    named = split(manifest['arrays'])[0]
+    return {name.removeprefix(f'{PARAMS}.'): tuple(x['shape']) for name, x in named.items()}
+
   def param(self, path: str, manifest: Manifest) -> np.ndarray:
     """Returns one parameter by its path in the tree, its digest checked, and reads no other."""
     name = f'{PARAMS}.{path}'

@@ -23,6 +23,7 @@ from t5lite import errors
 from t5lite import evaluate
 from t5lite import flops
 from t5lite import host_memory
+from t5lite import initial
 from t5lite import losses
 from t5lite import metrics
 from t5lite import models
@@ -151,20 +152,23 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
   mesh = meshes.make(config.parallel)
   meshes.check_divides(config, mesh)
   with processes.together():
+    first = None
     if config.init_from and checkpoint.latest_step(workdir) is None:
-      checkpoint.read_manifest(config.init_from)  # one that is not there shows at once
+      first = initial.Initial(config)  # one that is not there or does not fit shows at once
     dataset = data.open(config, 'train')
     evaluator = evaluate.Evaluator(config, mesh)
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(mesh))
     signals = stack.enter_context(preemption.Signals())
     checkpointer = stack.enter_context(checkpoint.Checkpointer(workdir, config.checkpoint))
-    state = start(config, mesh, dataset, checkpointer)
+    state = start(config, mesh, dataset, checkpointer, first)
     done = int(jax.device_get(state.step))
     write_config(config, workdir)
     main = jax.process_index() == 0
     writer = metrics.Writer(workdir, config.train.steps, steps_done=done, main_process=main)
     stack.enter_context(writer)
+    if first is not None:
+      writer.message(first.told)
     meter = metrics.Meter(
       tokens_per_step=tokens_per_step(config),
       flops_per_step=flops.model_flops(config),
@@ -179,11 +183,15 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
 
 
 def start(
-  config: config_lib.Config, mesh: jax.sharding.Mesh, dataset: Any, checkpointer: Any
+  config: config_lib.Config,
+  mesh: jax.sharding.Mesh,
+  dataset: Any,
+  checkpointer: Any,
+  first: initial.Initial | None,
 ) -> State:
   """Returns the newest saved state, or a new one.
 
-  The new one's parameters come from an import into this workdir, from `init_from` or the seed.
+  The new one's parameters come from an import into this workdir, from `first` or the seed.
   """
   abstract = sharding.shard_like(jax.eval_shape(functools.partial(init_state, config)), mesh)
   imported = checkpointer.has_params_only()
@@ -198,8 +206,8 @@ def start(
     return state
   if imported:
     params = checkpointer.restore_params(abstract.params)
-  elif config.init_from:
-    params, _ = checkpoint.restore_params(config.init_from, abstract.params)
+  elif first is not None:
+    params = first.params(abstract.params, jax.random.key(config.train.seed))
   else:
     return jax.jit(functools.partial(init_state, config))()
   return jax.jit(functools.partial(first_state, config), donate_argnums=0)(params)

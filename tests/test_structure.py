@@ -10,7 +10,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 PARTS = (
   *('__main__', 'harness', 'main', 'commands', 'backend'),
   *(
-    'interop',
     'planning',
     'insight',
     'train',
@@ -18,6 +17,10 @@ PARTS = (
     'samples',
     'judging',
     'decoding',
+    # A run may begin with a folder of Hugging Face's.
+    'initial',
+    'interop',
+    'adaptation',
     'checkpoint',
   ),
   *(

@@ -37,7 +37,7 @@ class Config:
   eval: Eval = Eval()
   checkpoint: Checkpoint = Checkpoint()
   tasks: tuple[Task, ...] = ()  # the run's own, beside those that ship: see t5lite/tasks
-  init_from: str = ''  # a workdir whose newest checkpoint gives the first parameters
+  init_from: str = ''  # a workdir or a folder of Hugging Face's that gives the first parameters
 
   def __post_init__(self):
     names = OBJECTIVES_OF[self.model.architecture]

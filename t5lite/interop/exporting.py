@@ -11,7 +11,6 @@ import numpy as np
 from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
-from t5lite import evaluate
 from t5lite import metrics
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.interop import card
@@ -42,8 +41,8 @@ def export(
   """
   given, output = output, pathlib.Path(output).absolute()
   folders.check_new(output, '--output')
-  config = evaluate.load_config(workdir)
   saved = checkpoint.newest(workdir)
+  config = config_lib.load(pathlib.Path(workdir) / folders.CONFIG)
   manifest = saved.manifest()
   tokenizer = load_tokenizer(config, manifest)
   ids = token_ids(config, tokenizer, manifest)

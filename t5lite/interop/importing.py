@@ -1,25 +1,18 @@
 """From a folder that transformers wrote to a workdir."""
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 import dataclasses
-import functools
-import json
 import pathlib
-import re
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from t5lite import checkpoint
 from t5lite import config as config_lib
-from t5lite import errors
 from t5lite import strict
 from t5lite import versions
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.interop import families
 from t5lite.interop import folders
-from t5lite.interop import tables
-from t5lite.interop import tensors
+from t5lite.interop import source as source_lib
 from t5lite.interop import tokenizer_files
 
 # What a config of a run says of its model beside the function.
@@ -57,19 +50,15 @@ def import_model(
     ConfigError: the workdir exists, or a wrong config or override.
     DiskError: the workdir cannot be written.
   """
-  folder, workdir = pathlib.Path(source), pathlib.Path(workdir).absolute()
+  workdir = pathlib.Path(workdir).absolute()
   folders.check_new(workdir, '--workdir')
-  hf = read_config(folder / folders.CONFIG)
-  family, model = families.from_huggingface(hf, folder / folders.CONFIG)
-  ids = {key: value for key, value in hf.items() if key.endswith('_token_id')}
-  reader = tensors.Reader(folder)
+  folder = source_lib.Folder(pathlib.Path(source))
+  ids = {key: value for key, value in folder.hf.items() if key.endswith('_token_id')}
   with folders.whole(workdir) as made:
-    name = tokenizer_files.take(folder, made, family.model_type)
+    name = tokenizer_files.take(folder.path, made, folder.family.model_type)
     digest = tokenizer_lib.load(str(made / name)).digest if name else ''
-    config = run_config(model, str(workdir / name) if name else '', config_file, overrides)
-    abstract = folders.abstract_params(config.model)
-    slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
-    names, left_out = match(family, reader, slots, folder)
+    config = run_config(folder.model, str(workdir / name) if name else '', config_file, overrides)
+    weights = folder.weights(config.model)
     manifest = {
       'step': 0,
       'tokens_seen': 0,
@@ -78,25 +67,12 @@ def import_model(
       'tokenizer': digest,
       'token_ids': ids,
     }
-    num_params = sum(x.size for x in abstract.values())
+    num_params = sum(x.size for x in weights.abstract.values())
     checkpoint.check_room(workdir.parent, 4 * num_params)
-    checkpoint.write_params(made, abstract, parts(slots, abstract, reader, names), manifest)
+    checkpoint.write_params(made, weights.abstract, weights.parts(), manifest)
     config_lib.save(config, made / folders.CONFIG)
-  architecture = families.architecture(family, config.model)
-  return Imported(architecture, num_params, left_out, config.data.tokenizer)
-
-
-def read_config(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the content of a model's config.json."""
-  remedy = 'give a folder that transformers wrote, with config.json'
-  try:
-    hf = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    where = f'{path} ({type(error).__name__}: {error})'
-    raise errors.CheckpointError('no config of a model', where, remedy) from error
-  if not isinstance(hf, dict):
-    raise errors.CheckpointError('no config of a model', path, remedy)
-  return hf
+  architecture = families.architecture(folder.family, config.model)
+  return Imported(architecture, num_params, weights.left_out, config.data.tokenizer)
 
 
 def run_config(
@@ -137,86 +113,3 @@ def usual(model: config_lib.Model) -> config_lib.Config:
     optim=optim,
     train=c.Train(steps=steps),
   )
-
-
-def match(
-  family: families.Family,
-  reader: tensors.Reader,
-  slots: Sequence[tables.Slot],
-  folder: pathlib.Path,
-) -> tuple[dict[str, str], list[str]]:
-  """Returns {name of a slot: name in the files}, and the tensors of another head.
-
-  Raises:
-    CheckpointError: one is missing, unexpected, of another shape, or not equal to its tied copy.
-  """
-
-  def canonical(name: str) -> str:
-    return functools.reduce(lambda name, one: re.sub(*one, name), family.spellings, name)
-
-  wanted, left_out, found = {canonical(slot.name): slot.shape for slot in slots}, [], {}
-  for own in reader.shapes:
-    name = canonical(own)
-    if name in found:
-      raise unfit('a tensor twice', f'{own} and {found[name]} in {folder}', family)
-    found[name] = own
-  untie(family, reader, wanted, found, folder)
-  for name, shape in wanted.items():
-    if name not in found:
-      raise unfit('missing tensor', f'{name} in {folder}', family)
-    reader.check_float(found[name])
-    if reader.shapes[found[name]] != shape:
-      is_now = f'{found[name]} in {folder} is {list(reader.shapes[found[name]])}'
-      raise unfit('tensor of another shape', f'{is_now}, not {list(shape)}', family)
-  for name in sorted(found.keys() - wanted.keys()):
-    if any(re.fullmatch(pattern, name) for pattern in family.other_heads):
-      left_out.append(found[name])
-    elif not any(re.fullmatch(pattern, name) for pattern in family.buffers):
-      raise unfit('unexpected tensor', f'{found[name]} in {folder}', family)
-  return {slot.name: found[canonical(slot.name)] for slot in slots}, left_out
-
-
-def untie(
-  family: families.Family,
-  reader: tensors.Reader,
-  wanted: Container[str],
-  found: dict[str, str],
-  folder: pathlib.Path,
-) -> None:
-  """Takes the copies of tied tensors out of `found`; one that is there alone is the original.
-
-  Raises:
-    CheckpointError: a copy differs.
-  """
-  for copy, original in family.copies.items():
-    if copy in wanted or copy not in found:
-      continue
-    own = found.pop(copy)
-    other = found.setdefault(original, own)
-    if own != other and not np.array_equal(reader.read(own), reader.read(other)):
-      raise errors.CheckpointError(
-        'tied tensors differ',
-        f'{own} and {other} in {folder}',
-        'if it is a free output layer, set "tie_word_embeddings": false in config.json',
-      )
-
-
-def parts(
-  slots: Iterable[tables.Slot],
-  abstract: dict[str, Any],
-  reader: tensors.Reader,
-  names: dict[str, str],
-) -> Iterator[checkpoint.Part]:
-  """Yields what each tensor holds of which of the model's arrays."""
-  for slot in slots:
-    x = reader.read(names[slot.name])
-    widths = [abstract[path].shape[-1] for path in slot.entry.paths]
-    for path, part in zip(slot.entry.paths, tables.divided(slot, x, widths), strict=True):
-      yield path, slot.layer, part
-      if slot.layer is not None and slot.layer == slot.entry.first:
-        yield from ((path, i, np.ones_like(part)) for i in range(slot.layer))
-
-
-def unfit(what: str, where: str, family: families.Family) -> errors.CheckpointError:
-  remedy = f'give the weights of a {next(iter(family.architectures))} with this config.json'
-  return errors.CheckpointError(what, where, remedy)

@@ -1,0 +1,119 @@
+"""The parameters that a run begins with where its config says `init_from`.
+
+That is a workdir, whose newest checkpoint counts, or a folder of Hugging Face's, read as
+`t5lite import` reads it. If its model is another, they are adapted: see `adaptation`.
+"""
+
+import functools
+import json
+import pathlib
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from t5lite import adaptation
+from t5lite import checkpoint
+from t5lite import config as config_lib
+from t5lite import models
+from t5lite import strict
+
+
+class Origin(Protocol):
+  """Parameters on disk."""
+
+  model: config_lib.Model
+  shapes: dict[str, tuple[int, ...]]  # by path
+
+  def read(self, path: str) -> np.ndarray:
+    """Returns an array."""
+    ...
+
+
+class Workdir:
+  """The newest checkpoint of a run."""
+
+  def __init__(self, path: str):
+    self._saved = checkpoint.newest(path)
+    self._manifest = self._saved.manifest()
+    tree = self._manifest['config']['model']
+    self.model = strict.from_dict(config_lib.Model, tree)
+    self.shapes = self._saved.param_shapes(self._manifest)
+
+  def read(self, path: str) -> np.ndarray:
+    return self._saved.param(path, self._manifest)
+
+
+class HuggingFace:
+  """A folder of Hugging Face's."""
+
+  def __init__(self, path: str):
+    from t5lite.interop import source  # needs an extra
+
+    folder = source.Folder(pathlib.Path(path))
+    self.model = folder.model
+    weights = folder.weights(folder.model)
+    self.shapes = {path: x.shape for path, x in weights.abstract.items()}
+    self.read = weights.read
+
+
+class Initial:
+  """Parameters to begin with; made, it has checked that they fit.
+
+  Attributes:
+    told: one line, what they are.
+
+  Raises:
+    CheckpointError: nothing is there, it is damaged, or of a model that the run's does not begin
+      with.
+  """
+
+  def __init__(self, config: config_lib.Config):
+    self._model = config.model
+    self._origin: Origin = open_origin(config.init_from)
+    abstract = checkpoint.flat(abstract_params(config.model))
+    fields = adaptation.changes(self._origin.model, config.model)
+    self._found = adaptation.origins(abstract, self._origin.shapes)
+    for path, source in self._found.items():
+      if source is not None:
+        adaptation.check_shape(self._origin.shapes[source], abstract[path].shape, path)
+    self.told = f'the first parameters are those of {config.init_from}'
+    if said := adaptation.told(fields, self._found, self._origin.shapes):
+      self.told += f': {said}'
+
+  def params(self, abstract: models.Params, key: jax.Array) -> models.Params:
+    """Returns the parameters, in the shardings of `abstract`; new ones are drawn with the key."""
+    wanted, drawn = checkpoint.flat(abstract), {}
+    if None in self._found.values():
+      drawn = checkpoint.flat(jax.jit(functools.partial(models.init, self._model))(key))
+    made = {}
+    for path, x in wanted.items():
+      source = self._found[path]
+      made[path] = drawn[path] if source is None else placed(self._read(source, x.shape), x)
+    return checkpoint.unflat(abstract, made)
+
+  def _read(self, source: str, shape: tuple[int, ...]) -> np.ndarray:
+    return adaptation.stretched(self._origin.read(source), shape)
+
+
+def open_origin(name: str) -> Origin:
+  """Returns what `init_from` names."""
+  return HuggingFace(name) if is_huggingface(pathlib.Path(name)) else Workdir(name)
+
+
+def is_huggingface(folder: pathlib.Path) -> bool:
+  """Returns whether the config.json of a folder is of a model of Hugging Face's."""
+  try:
+    said = json.loads((folder / 'config.json').read_text())
+  except (OSError, ValueError):  # what it is says `Workdir`
+    return False
+  return isinstance(said, dict) and 'model_type' in said
+
+
+def abstract_params(model: config_lib.Model) -> Any:
+  return jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+
+
+def placed(x: np.ndarray, like: jax.ShapeDtypeStruct) -> jax.Array:
+  """Returns the array in a sharding; each process gives what its devices need."""
+  return jax.make_array_from_callback(like.shape, like.sharding, lambda index: x[index])
