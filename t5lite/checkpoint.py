@@ -117,7 +117,7 @@ class Checkpointer:
     )
     params, rest = split(arrays)
     items = ocp.args.Composite(
-      params=ocp.args.StandardSave(_solid(params)),
+      params=ocp.args.StandardSave(_solid(params), save_args=_by_layer(_solid(params))),
       rest=ocp.args.StandardSave(_solid(rest)),
       manifest=ocp.args.JsonSave(manifest),
     )
@@ -302,17 +302,32 @@ class Saved:
 
   def param(self, path: str, manifest: Manifest) -> np.ndarray:
     """Returns one parameter by its path in the tree, its digest checked, and reads no other."""
+    return np.concatenate([x[None] for x in self.layers(path, manifest)])
+
+  def layers(self, path: str, manifest: Manifest) -> Iterator[np.ndarray]:
+    """Yields a parameter's parts along its first dimension; of a matrix or less all in one read.
+
+    Of more, one is held: where a stack is written by layer, as it is. The last is followed by an
+    error if the digest of them all is wrong.
+    """
     name = f'{PARAMS}.{path}'
     said = manifest['arrays'][name]
     with self._reading():
-      x = _open(self.path / PARAMS, name).result().read().result()
-      if str(x.dtype) != said['dtype'] or list(x.shape) != said['shape']:
-        raise ValueError(f'{name} is {x.dtype}{list(x.shape)}')
-    parts = x if x.ndim > 2 else [x]  # of a stack a layer at a time
-    digest = sum(integrity.digest_of_part(part, i) for i, part in enumerate(parts)) % 2**32
-    if digest != said['digest']:
+      store = _open(self.path / PARAMS, name).result()
+      if store.dtype.name != said['dtype'] or list(store.shape) != said['shape']:
+        raise ValueError(f'{name} is {store.dtype.name}{list(store.shape)}')
+      chunk = store.chunk_layout.read_chunk.shape or store.shape
+      by_layer = store.ndim > 2 and chunk[0] == 1
+      whole = None if by_layer else store.read().result()
+    digest = integrity.digest_of_part(whole, 0) if whole is not None and whole.ndim <= 2 else 0
+    for i in range(store.shape[0]):
+      with self._reading():
+        part = store[i].read().result() if whole is None else whole[i]
+      if store.ndim > 2:
+        digest += integrity.digest_of_part(part, i)
+      yield part
+    if digest % 2**32 != said['digest']:
       raise self._damaged(f'{name} does not have its digest')
-    return x
 
   def arrays(self, item: str, wanted: Flat, manifest: Manifest) -> Flat:
     """Returns the arrays of an item, into the shardings that are wanted, with digests checked."""
@@ -383,6 +398,12 @@ def split(leaves: Flat) -> tuple[Flat, Flat]:
 def _solid(leaves: Flat) -> Flat:
   """Returns the arrays that have elements: orbax does not save the others."""
   return {name: x for name, x in leaves.items() if x.size}
+
+
+def _by_layer(params: Flat) -> dict[str, ocp.SaveArgs]:
+  """Returns how arrays are cut into chunks: stacks of matrices by layer, to be read so."""
+  stacks = {name for name, x in params.items() if '.layers.' in name and x.ndim > 2}
+  return {name: ocp.SaveArgs(shard_axes=(0,) if name in stacks else ()) for name in params}
 
 
 def _open(item: pathlib.Path, name: str) -> ts.Future[ts.TensorStore]:

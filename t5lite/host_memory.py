@@ -13,7 +13,7 @@ import platform
 
 import jax
 
-M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h
+M_ARENA_MAX, M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -4, -3, -1  # malloc.h
 
 
 def use_one_arena() -> None:
@@ -30,6 +30,11 @@ def keep_freed() -> None:
   if jax.default_backend() == 'cpu':
     _set(M_MMAP_MAX, 0)
     _set(M_TRIM_THRESHOLD, -1)
+
+
+def return_freed() -> None:
+  """Has malloc return freed blocks of a megabyte or more; it would keep 32 MiB a thread."""
+  _set(M_MMAP_THRESHOLD, 2**20)
 
 
 def _set(option: int, value: int) -> None:

@@ -12,8 +12,12 @@ NAME = 'lock'
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of `workdir`, which is created if need be.
+def held(
+  workdir: pathlib.Path,
+  what: str = 'another process trains in the workdir',
+  remedy: str = 'wait for it or stop it, or use another --workdir',
+) -> Iterator[None]:
+  """Holds the lock of `workdir`, which is created if need be; `what` and `remedy` say if it is not.
 
   Raises:
     ConfigError: another process holds it.
@@ -26,19 +30,15 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
     where = f'{workdir} ({error.strerror})'
     raise errors.DiskError('cannot write the workdir', where, 'use another --workdir') from error
   with file:
-    _lock(file, workdir)
+    _lock(file, workdir, what, remedy)
     yield
 
 
-def _lock(file, workdir: pathlib.Path) -> None:
+def _lock(file, workdir: pathlib.Path, what: str, remedy: str) -> None:
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
     file.seek(0)
-    raise errors.ConfigError(
-      'another process trains in the workdir',
-      f'{workdir} (process {file.read().strip()})',
-      'wait for it or stop it, or use another --workdir',
-    ) from error
+    raise errors.ConfigError(what, f'{workdir} (process {file.read().strip()})', remedy) from error
   file.truncate(0)
   print(os.getpid(), 'on', os.uname().nodename, file=file, flush=True)

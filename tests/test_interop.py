@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -23,6 +25,7 @@ from t5lite import evaluate
 from t5lite import interop
 from t5lite import main
 from t5lite.interop import families as families_lib
+from t5lite.interop import folders
 from t5lite.interop import tensors
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -301,10 +304,55 @@ interop.export(*sys.argv[1:])
   )
   assert killed.returncode == -9, killed.stderr
   (partial,) = tmp_path.iterdir()
-  assert partial.name.startswith('.out.partial-')
+  assert partial.name == '.out.partial' and len(list(partial.iterdir())) > 1
   interop.export(exported / 'gpt2', tmp_path / 'out')
+  assert [path.name for path in tmp_path.iterdir()] == ['out']
+  assert not (tmp_path / 'out/lock').exists()
   weights = [folder / WEIGHTS for folder in (tmp_path / 'out', exported / 'gpt2.hf')]
   assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_two_do_not_write_the_same_folder(exported, tmp_path):
+  with folders.whole(tmp_path / 'out') as partial:
+    (partial / 'mine').touch()
+    with pytest.raises(errors.ConfigError, match='another process writes there: .*out.partial'):
+      interop.export(exported / 'gpt2', tmp_path / 'out')
+    assert (partial / 'mine').exists()
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['mine']
+
+
+MEMORY = """
+import gc, pathlib, re, sys
+import families, interop_cases
+from t5lite import interop
+def memory(name):
+  said = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(name + ':[ \\t]*([0-9]+) kB', said)[1]) / 2**10  # MiB
+def convert(name):
+  interop.export(folder / name, folder / f'{name}.hf')
+  interop.import_model(folder / f'{name}.hf', folder / f'{name}.new')
+folder = pathlib.Path(sys.argv[1])
+convert('small')  # what is loaded and compiled at first
+gc.collect()
+before = memory('VmRSS')
+pathlib.Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+convert('large')
+print(memory('VmHWM') - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='about Linux and its malloc')
+def test_a_model_is_converted_in_the_memory_of_a_layer(tmp_path):
+  """24 layers, whose largest stack has 96 MiB and whose largest matrix 4, 216 MiB in all."""
+  large = families.odd(
+    families.GPT2, d_model=256, num_heads=4, num_kv_heads=4, head_dim=64, d_ff=4096, num_layers=24
+  )
+  for name, model in (('small', dataclasses.replace(large, num_layers=1)), ('large', large)):
+    interop_cases.write_workdir(tmp_path / name, model, interop_cases.float32(model))
+  command = [sys.executable, '-c', MEMORY, str(tmp_path)]
+  environment = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT}/tests', 'JAX_PLATFORMS': 'cpu'}
+  assert float(subprocess.check_output(command, env=environment)) < 48
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(exported, tmp_path):

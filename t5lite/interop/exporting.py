@@ -73,12 +73,18 @@ def export(
 def read(
   saved: checkpoint.Saved, manifest: checkpoint.Manifest, slots: Sequence[tables.Slot]
 ) -> Iterator[np.ndarray]:
-  """Yields the tensor of each slot; those of one entry lie together."""
+  """Yields the tensor of each slot, one at a time; those of one entry lie together."""
   for entry, group in itertools.groupby(slots, lambda slot: slot.entry):
-    arrays = [saved.param(path, manifest) for path in entry.paths]
+    if '{}' not in entry.name:
+      for slot in group:
+        yield tables.joined(slot, [saved.param(path, manifest) for path in entry.paths])
+      continue
+    layers = zip(*(saved.layers(path, manifest) for path in entry.paths), strict=True)
+    for _ in range(entry.first):  # whose arrays are in no tensor
+      next(layers)
     for slot in group:
-      yield tables.joined(slot, arrays)
-    del arrays  # before the next are read
+      yield tables.joined(slot, next(layers))
+    assert next(layers, None) is None  # and their digests are right
 
 
 def load_tokenizer(

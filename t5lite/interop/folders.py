@@ -12,6 +12,8 @@ import jax
 from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
+from t5lite import host_memory
+from t5lite import lock
 from t5lite import models
 
 CONFIG = 'config.json'
@@ -28,14 +30,27 @@ def check_new(path: pathlib.Path, flag: str) -> None:
 def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives a folder to fill, which takes the name `path` when the block ends well, else goes.
 
+  What a killed one has left under its other name goes too.
+
   Raises:
+    ConfigError: another process writes there.
     DiskError: it could not be written.
   """
-  partial = path.with_name(f'.{path.name}.partial-{os.getpid()}')
+  host_memory.return_freed()
+  partial = path.with_name(f'.{path.name}.partial')
+  with lock.held(partial, 'another process writes there', 'wait for it, or give another name'):
+    with _filled(partial, path):
+      yield partial
+
+
+@contextlib.contextmanager
+def _filled(partial: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
   try:
-    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed, whose number is ours now
-    partial.mkdir()
-    yield partial
+    for left in partial.iterdir():
+      if left.name != lock.NAME:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    yield
+    (partial / lock.NAME).unlink()  # it is held by its open file
     partial.rename(path)
   except OSError as error:
     where = f'{path} ({error.strerror or error})'

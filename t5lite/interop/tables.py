@@ -51,9 +51,8 @@ def _slots_of(entry: Entry, shapes: Mapping[str, Shape]) -> list[Slot]:
   return [Slot(entry.name.format(i), entry, i, shape) for i in range(entry.first, parts[0][0])]
 
 
-def joined(slot: Slot, arrays: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns the tensor of a slot, from its entry's arrays."""
-  parts = [x if slot.layer is None else x[slot.layer] for x in arrays]
+def joined(slot: Slot, parts: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns the tensor of a slot, from its entry's arrays, or their parts of its layer."""
   x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
   x = x.T if slot.entry.transposed else x
   return np.pad(x, ((slot.entry.before, 0), (0, 0))) if slot.entry.before else x

@@ -77,7 +77,9 @@ def adamw(theirs, model):
   return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.999), eps=1e-8)
 
 
-@pytest.mark.parametrize('name', ['t5_1_0', 't5_1_1', 'bert', 'gpt2', 'llama'])
+@pytest.mark.parametrize(
+  'name', ['t5_1_0', 't5_1_1', 'umt5', 'bert', 'modernbert', 'gpt2', 'llama']
+)
 def test_twenty_steps_are_the_same(name, tmp_path):
   model = interop_cases.MODELS[name]
   params = interop_cases.float32(model)
