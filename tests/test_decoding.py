@@ -141,11 +141,12 @@ def test_sampling_follows_the_softmax():
   """Chi-square of 20,000 draws from 8 tokens; 7 degrees of freedom exceed 35 once in 90,000."""
   logits_V = jnp.array([0.0, 1.0, -1.0, 2.0, 0.5, -2.0, 1.5, 0.2])
   rows_BV = jnp.tile(logits_V, (20_000, 1))
-  draws_B = sampling.Sampler(temperature=0.7).choose(rows_BV, jnp.int32(3), KEY)
+  keys_B = jax.random.split(KEY, len(rows_BV))
+  draws_B = sampling.Sampler(temperature=0.7).choose(rows_BV, jnp.int32(3), keys_B)
   expected_V = 20_000 * jax.nn.softmax(logits_V / 0.7)
   seen_V = np.bincount(draws_B, minlength=8)
   assert np.sum((seen_V - expected_V) ** 2 / expected_V) < 35
-  steps = [sampling.Sampler(temperature=1.0).choose(rows_BV, jnp.int32(s), KEY) for s in (0, 1)]
+  steps = [sampling.Sampler(temperature=1.0).choose(rows_BV, jnp.int32(s), keys_B) for s in (0, 1)]
   assert np.mean(steps[0] == steps[1]) < 0.5
 
 
@@ -170,7 +171,7 @@ def test_restrictions_leave_out_the_unlikely(restriction, kept):
 def test_the_likeliest_needs_no_key():
   logits_BV = jax.random.normal(KEY, (50, 9))
   for sampler in (GREEDY, sampling.Sampler(temperature=1.0, top_k=1)):
-    got = sampler.choose(logits_BV, jnp.int32(0), jax.random.key(5))
+    got = sampler.choose(logits_BV, jnp.int32(0), jax.random.split(KEY, 50))
     np.testing.assert_array_equal(got, jnp.argmax(logits_BV, axis=-1))
 
 
@@ -207,7 +208,7 @@ def test_a_mesh_changes_nothing(parallel):
     (lambda: generate('gpt2', [PROMPTS[0], np.zeros(0)]), 'empty prompt: prompt 1: give it at'),
     (
       lambda: generate('gpt2', PROMPTS, max_tokens=40),
-      '45 tokens, new ones included, with model.m',
+      'prompt 0: 43 tokens, new ones included, with model.m',
     ),
     (lambda: generate('gpt2', PROMPTS, max_tokens=0), 'max_tokens=0: use 1 or more'),
     (lambda: sampling.Sampler(top_p=0), 'sampler.top_p=0: use 0 < top_p <= 1'),

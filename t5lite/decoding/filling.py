@@ -16,6 +16,7 @@ from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import models
 from t5lite import sharding
+from t5lite.decoding import batches
 from t5lite.decoding import generation
 from t5lite.decoding import loop
 from t5lite.decoding import prompts
@@ -84,8 +85,8 @@ def _fill_masks(config, params, tokenizer, text, top_k) -> list[Gap]:
   ids = prompts.of_text(config, vocabulary, tokenizer.encode_marked(text), mode='[R]')
   (places_M,) = np.nonzero(ids == vocabulary.mask)
   _check_marks(text, len(places_M), '[MASK]')
-  loop.check_length(config.model, len(ids))
-  rows_BxS = loop.aligned([ids] * sharding.batch_ways(), left=False)
+  batches.check_length(config.model, len(ids))
+  rows_BxS = batches.aligned([ids] * sharding.batch_ways(), left=False)
   shares_MxK, pieces_MxK = map(
     np.asarray, _likeliest(config.model, params, rows_BxS, len(ids), places_M, top_k=top_k)
   )

@@ -1,9 +1,12 @@
 """The decoding loop: prompts in, tokens and their probabilities out, all rows at once.
 
+`start` reads the prompts, `advance` writes up to a step, all of it on the device; who wants to look
+at the text meanwhile advances in several goes.
+
 Letters: B rows, P prompt, T new tokens, M encoder, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -15,11 +18,9 @@ import numpy as np
 from t5lite import config
 from t5lite import errors
 from t5lite import models
-from t5lite import sharding
+from t5lite.decoding import batches
 from t5lite.decoding import sampling
 from t5lite.models import decode
-
-STRIDE = 32  # lengths are rounded up to multiples of it, so that few are compiled
 
 
 class Continuation(NamedTuple):
@@ -27,6 +28,23 @@ class Continuation(NamedTuple):
 
   tokens: np.ndarray  # int32; the last is a stop token, if one came in time
   log_probabilities: np.ndarray  # float32, of each token under the model's own softmax
+
+
+class State(NamedTuple):
+  """Rows in the middle of a text."""
+
+  step: jax.Array  # number of new tokens
+  logits_BV: jax.Array  # of the next one
+  cache: decode.DecodeCache
+  prompts_BxP: jax.Array  # with V for padding
+  keys_B: jax.Array
+  tokens_BxT: jax.Array
+  log_probabilities_BxT: jax.Array
+  length_B: jax.Array
+  done_B: jax.Array
+
+
+Ended = Callable[[np.ndarray], bool]  # whether a row's tokens so far end its text
 
 
 def run(
@@ -58,78 +76,162 @@ def run(
     ConfigError: prompts or inputs too long for the model's table of positions.
   """
   errors.check_at_least('decoding', {'max_tokens': max_tokens}, 1)
-  check_length(model, max([max(map(len, prompts)) + max_tokens, *map(len, inputs or [])]))
-  num_rows = len(prompts)
-  rows = [*range(num_rows), *[0] * (-num_rows % sharding.batch_ways())]
-  prompts_BxP = aligned([prompts[row] for row in rows], left=True)
-  first_B = np.array([prompts_BxP.shape[1] - len(prompts[row]) for row in rows], np.int32)
-  inputs_BxM = aligned([inputs[row] for row in rows], left=False) if inputs else None
-  arrays = _run(
-    dataclasses.replace(model, layers='scan'),  # compiles in half the time and is as fast here
+  longest = max(map(len, prompts)) + max_tokens
+  batches.check_length(model, max([longest, *map(len, inputs or [])]))
+  batch = batches.make(prompts, inputs)
+  state = start(model, params, batch, max_tokens=max_tokens, key=key, prefix=prefix)
+  *_, state = progress(model, params, state, choice=choice, stops=stops)
+  return continuations(state, batch.num_prompts)
+
+
+def start(
+  model: config.Model,
+  params: models.Params,
+  batch: batches.Batch,
+  *,
+  max_tokens: int,
+  key: jax.Array,
+  prefix: bool = False,
+  copies: int = 1,
+) -> State:
+  """Returns the state after the prompts, with `copies` rows for each, one behind another."""
+  return _start(
+    scanned(model),
     params,
-    prompts_BxP,
-    first_B,
-    inputs_BxM,
-    np.array(stops, np.int32),
+    batch.prompts_BxP,
+    batch.first_B,
+    batch.inputs_BxM,
+    batch.number_B,
+    batch.num_prompts,
     key,
     max_tokens=max_tokens,
-    choice=choice,
     prefix=prefix,
+    copies=copies,
   )
-  tokens_BxT, log_probabilities_BxT, length_B = map(np.asarray, arrays)
+
+
+def scanned(model: config.Model) -> config.Model:
+  """Returns the model with its layers in a loop: it compiles in half the time, as fast here."""
+  return dataclasses.replace(model, layers='scan')
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'max_tokens', 'prefix', 'copies'))
+def _start(
+  model,
+  params,
+  prompts_BxP,
+  first_B,
+  inputs_BxM,
+  number_B,
+  num_prompts,
+  key,
+  *,
+  max_tokens,
+  prefix,
+  copies,
+) -> State:
+  num_slots = prompts_BxP.shape[1] + max_tokens
+  cache = decode.start(model, params, first_B, num_slots, inputs_BxM)
+  logits_BV, cache = decode.extend(model, params, cache, prompts_BxP, prefix=prefix)
+  is_text_BxP = jnp.arange(prompts_BxP.shape[1])[None] >= first_B[:, None]
+  prompts_BxP = jnp.where(is_text_BxP, prompts_BxP, model.vocab_size)
+  is_extra_B = jnp.arange(len(prompts_BxP)) >= num_prompts
+  logits_BV, prompts_BxP, is_extra_B = (
+    jnp.repeat(x, copies, axis=0) for x in (logits_BV, prompts_BxP, is_extra_B)
+  )
+  empty = jnp.zeros((len(prompts_BxP), max_tokens), jnp.int32)
+  return State(
+    step=jnp.int32(0),
+    logits_BV=logits_BV,
+    cache=decode.spread(cache, copies),
+    prompts_BxP=prompts_BxP,
+    keys_B=sampling.row_keys(key, number_B, copies),
+    tokens_BxT=empty,
+    log_probabilities_BxT=empty.astype(jnp.float32),
+    length_B=jnp.zeros(len(empty), jnp.int32),
+    done_B=is_extra_B,
+  )
+
+
+def progress(
+  model: config.Model,
+  params: models.Params,
+  state: State,
+  *,
+  choice: sampling.Choice,
+  stops: Sequence[int],
+  ended: Ended | None = None,
+  stride: int = 0,
+) -> Iterator[State]:
+  """Yields the state after each `stride` tokens (0: after all), until all rows are done.
+
+  A state is gone once the next one is asked for.
+
+  Args:
+    model: as of `start`, with the others.
+    params: parameters.
+    state: of `start`.
+    choice: picks tokens.
+    stops: tokens that end a row.
+    ended: says of a row's tokens whether they end it, too; asked after each `stride`.
+    stride: tokens.
+  """
+  max_tokens, step, done = state.tokens_BxT.shape[1], 0, False
+  while step < max_tokens and not done:
+    step = min(step + stride, max_tokens) if stride else max_tokens
+    state = _advance(
+      scanned(model), params, state, np.int32(step), np.array(stops, np.int32), choice=choice
+    )
+    if ended is not None:
+      tokens, lengths, done_B = map(np.array, (state.tokens_BxT, state.length_B, state.done_B))
+      for b in np.flatnonzero(~done_B):
+        done_B[b] = ended(tokens[b, : lengths[b]])
+      state = state._replace(done_B=jax.device_put(done_B, state.done_B.sharding))
+    done = bool(np.all(state.done_B))
+    yield state
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'choice'), donate_argnames='state')
+def _advance(model, params, state: State, until, stops, *, choice: sampling.Choice) -> State:
+  """Returns the state at step `until`, or when all rows are done."""
+
+  def goes_on(state: State):
+    return (state.step < until) & ~jnp.all(state.done_B)
+
+  def body(state: State) -> State:
+    step, logits_BV = state.step, state.logits_BV
+    scores_BV = logits_BV
+    if choice.repetition_penalty != 1:
+      text_BxS = so_far(state.prompts_BxP, state.tokens_BxT, step, model.vocab_size)
+      scores_BV = sampling.penalized(scores_BV, text_BxS, choice.repetition_penalty)
+    token_B1 = choice.choose(scores_BV, step, state.keys_B).astype(jnp.int32)[:, None]
+    log_share_B1 = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B1, axis=-1)
+    logits_BV, cache = decode.extend(model, params, state.cache, token_B1)
+    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
+    return state._replace(
+      step=step + 1,
+      logits_BV=logits_BV,
+      cache=cache,
+      tokens_BxT=put(state.tokens_BxT, token_B1),
+      log_probabilities_BxT=put(state.log_probabilities_BxT, log_share_B1),
+      length_B=state.length_B + ~state.done_B,
+      done_B=state.done_B | jnp.isin(token_B1[:, 0], stops),
+    )
+
+  return jax.lax.while_loop(goes_on, body, state)
+
+
+def so_far(prompts_BxP: jax.Array, tokens_BxT: jax.Array, step: jax.Array, none: int) -> jax.Array:
+  """Returns the tokens of each row at a step, with the id `none` for those that are to come."""
+  is_there_T = jnp.arange(tokens_BxT.shape[1]) < step
+  return jnp.concatenate([prompts_BxP, jnp.where(is_there_T[None], tokens_BxT, none)], axis=1)
+
+
+def continuations(state: State, num_rows: int) -> list[Continuation]:
+  """Returns what the first rows wrote."""
+  arrays = (state.tokens_BxT, state.log_probabilities_BxT, state.length_B)
+  tokens_BxT, log_probabilities_BxT, length_B = map(np.array, arrays)
   return [
     Continuation(tokens_BxT[b, :length], log_probabilities_BxT[b, :length])
     for b, length in enumerate(length_B[:num_rows])
   ]
-
-
-def check_length(model: config.Model, length: int) -> None:
-  """Raises ConfigError if so many tokens, new ones included, have no positions in the model."""
-  if model.positions == 'learned' and length > model.max_length:
-    raise errors.ConfigError(
-      'text longer than the position table',
-      f'{length} tokens, new ones included, with model.max_length={model.max_length}',
-      'shorten the text or ask for fewer new tokens',
-    )
-
-
-def aligned(rows: Sequence[np.ndarray], *, left: bool) -> np.ndarray:
-  """Returns rows of tokens as one int32 array, padded with 0 on the left or on the right."""
-  length = -(-max(map(len, rows)) // STRIDE) * STRIDE
-  pads = ((length - len(row), 0) if left else (0, length - len(row)) for row in rows)
-  return np.array([np.pad(row, pad) for row, pad in zip(rows, pads, strict=True)], np.int32)
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'max_tokens', 'choice', 'prefix'))
-def _run(
-  model, params, prompts_BxP, first_B, inputs_BxM, stops, key, *, max_tokens, choice, prefix
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns new tokens [B, T], their log probabilities [B, T] and their number [B]."""
-  num_rows, num_slots = len(prompts_BxP), prompts_BxP.shape[1] + max_tokens
-  cache = decode.start(model, params, first_B, num_slots, inputs_BxM)
-  logits_BV, cache = decode.extend(model, params, cache, prompts_BxP, prefix=prefix)
-
-  def goes_on(state):
-    step, _, _, _, _, _, done_B = state
-    return (step < max_tokens) & ~jnp.all(done_B)
-
-  def body(state):
-    step, logits_BV, cache, tokens_BxT, log_probabilities_BxT, length_B, done_B = state
-    token_B1 = choice.choose(logits_BV, step, key).astype(jnp.int32)[:, None]
-    log_share_B1 = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B1, axis=-1)
-    logits_BV, cache = decode.extend(model, params, cache, token_B1)
-    put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
-    return (
-      step + 1,
-      logits_BV,
-      cache,
-      put(tokens_BxT, token_B1),
-      put(log_probabilities_BxT, log_share_B1),
-      length_B + ~done_B,
-      done_B | jnp.isin(token_B1[:, 0], stops),
-    )
-
-  empty = jnp.zeros((num_rows, max_tokens), jnp.int32)
-  length_B, done_B = jnp.zeros(num_rows, jnp.int32), jnp.zeros(num_rows, bool)
-  state = (jnp.int32(0), logits_BV, cache, empty, empty.astype(jnp.float32), length_B, done_B)
-  return jax.lax.while_loop(goes_on, body, state)[3:6]

@@ -1,5 +1,6 @@
 """What a model reads for a text: the inputs that its objective taught it to expect."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,16 @@ class Tokenizer(Protocol):
   def decode(self, ids: np.ndarray) -> str:
     """Returns the text of ids."""
     ...
+
+
+def of_texts(
+  config: config_lib.Config, tokenizer: Tokenizer, texts: Sequence[str]
+) -> list[np.ndarray]:
+  """Returns the inputs for texts to go on from; marks in them are read as the tokens."""
+  return [
+    of_text(config, tokenizer.vocabulary, tokenizer.encode_marked(text), mode='[S]')
+    for text in texts
+  ]
 
 
 def of_text(

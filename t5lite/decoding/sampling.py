@@ -1,7 +1,10 @@
 """Which token comes next, from the model's logits.
 
-A choice has `choose(logits_BV, step, key) -> token_B`; it is frozen, as part of what is compiled.
-Letters: B batch, V vocabulary.
+A choice has `choose(logits_BV, step, keys_B) -> token_B` and a `repetition_penalty`; it is frozen,
+as part of what is compiled. Sorting the vocabulary, or drawing a number for each token of it, would
+cost more than a step of a small model: there are thresholds, and one number a row.
+
+Letters: B batch, V vocabulary, S tokens so far, N blocks of the vocabulary, W weights.
 """
 
 import dataclasses
@@ -12,59 +15,155 @@ import jax.numpy as jnp
 
 from t5lite import errors
 
+BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
+BELOW_ONE = 1 - 2**-23
+
 
 class Choice(Protocol):
   """Picks tokens; hashable."""
 
-  def choose(self, logits_BV: jax.Array, step: jax.Array, key: jax.Array) -> jax.Array:
+  @property
+  def repetition_penalty(self) -> float:
+    """What `penalized` makes of the logits before tokens are picked; 1: nothing."""
+    ...
+
+  def choose(self, logits_BV: jax.Array, step: jax.Array, keys_B: jax.Array) -> jax.Array:
     """Returns the next token of each row, int32 [B], at step 0, 1, 2, ... of a run."""
     ...
+
+
+def check_penalty(section: str, penalty: float) -> None:
+  """Raises ConfigError unless the penalty is above 0."""
+  where, remedy = f'{section}.repetition_penalty={penalty}', 'use a number above 0, 1 for none'
+  errors.check(penalty > 0, 'not a penalty', where, remedy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler:
   """Draws from the softmax; the restrictions apply in the order of the fields."""
 
+  repetition_penalty: float = 1.0  # of tokens that are there already, see `penalized`
   temperature: float = 0.0  # divides the logits; 0: the likeliest token, always
   top_k: int = 0  # only the k likeliest tokens (Fan et al. 2018); 0: all
   top_p: float = 1.0  # only the fewest tokens that make up so much of the probability
   # (Holtzman et al. 2020)
+  min_p: float = 0.0  # only tokens with this share of the likeliest one's probability
+  # (Nguyen et al. 2024)
 
   def __post_init__(self):
     errors.check_at_least('sampler', {'temperature': self.temperature, 'top_k': self.top_k}, 0)
     errors.check(
       0 < self.top_p <= 1, 'not a share', f'sampler.top_p={self.top_p}', 'use 0 < top_p <= 1'
     )
+    errors.check(
+      0 <= self.min_p <= 1, 'not a share', f'sampler.min_p={self.min_p}', 'use 0 <= min_p <= 1'
+    )
+    check_penalty('sampler', self.repetition_penalty)
 
-  def choose(self, logits_BV: jax.Array, step: jax.Array, key: jax.Array) -> jax.Array:
-    """Returns the next tokens; row b's draw depends on (key, step, b) and its logits only."""
+  def choose(self, logits_BV: jax.Array, step: jax.Array, keys_B: jax.Array) -> jax.Array:
+    """Returns the next tokens; row b's draw depends on (keys_B[b], step) and its logits only."""
     if self.temperature == 0:
       return jnp.argmax(logits_BV, axis=-1)
-    logits_BV = self.restrict(logits_BV / self.temperature)
-    rows_B, size = jnp.arange(len(logits_BV)), logits_BV.shape[1]
-    key = jax.random.fold_in(key, step)
-    draw = jax.vmap(lambda row: jax.random.gumbel(jax.random.fold_in(key, row), (size,)))
-    return jnp.argmax(logits_BV + draw(rows_B), axis=-1)
+    uniform = lambda key: jax.random.uniform(jax.random.fold_in(key, step))
+    return draw(self.restrict(logits_BV / self.temperature), jax.vmap(uniform)(keys_B))
 
   def restrict(self, logits_BV: jax.Array) -> jax.Array:
-    """Returns the logits with -inf for the tokens that top_k and top_p leave out; ties stay."""
-    if not self.top_k and self.top_p == 1:
-      return logits_BV
+    """Returns the logits with -inf for the tokens that are left out; ties stay."""
     size = logits_BV.shape[1]
-    likeliest_BK, _ = jax.lax.top_k(logits_BV, min(self.top_k or size, size))
-    share_BK = jax.nn.softmax(likeliest_BK, axis=-1)
-    before_BK = jnp.cumsum(share_BK, axis=-1) - share_BK  # of the likelier ones; 0 for the first
-    kept_BK = jnp.where(before_BK < self.top_p, likeliest_BK, jnp.inf)
-    return jnp.where(logits_BV >= kept_BK.min(axis=-1, keepdims=True), logits_BV, -jnp.inf)
+    if 0 < self.top_k < size:
+      likeliest_BK, _ = jax.lax.top_k(logits_BV, self.top_k)
+      logits_BV = jnp.where(logits_BV >= likeliest_BK[:, -1:], logits_BV, -jnp.inf)
+    if self.top_p < 1:
+      share_BV = jax.nn.softmax(logits_BV, axis=-1)
+      logits_BV = jnp.where(share_BV >= nucleus(share_BV, self.top_p), logits_BV, -jnp.inf)
+    if self.min_p > 0:
+      least_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(self.min_p)
+      logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
+    return logits_BV
 
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
   """First, row b takes the b-th likeliest token; then every row the likeliest. For equal rows."""
 
-  def choose(self, logits_BV: jax.Array, step: jax.Array, key: jax.Array) -> jax.Array:
-    """Returns the next tokens; the key is not used."""
-    del key
+  repetition_penalty: float = 1.0
+
+  def choose(self, logits_BV: jax.Array, step: jax.Array, keys_B: jax.Array) -> jax.Array:
+    """Returns the next tokens; the keys are not used."""
+    del keys_B
+    _, order_BW = jax.lax.top_k(logits_BV, len(logits_BV))
     rank_B1 = jnp.where(step == 0, jnp.arange(len(logits_BV)), 0)[:, None]
-    order_BV = jnp.argsort(logits_BV, axis=-1, descending=True)
-    return jnp.take_along_axis(order_BV, rank_B1, axis=-1)[:, 0]
+    return jnp.take_along_axis(order_BW, rank_B1, axis=-1)[:, 0]
+
+
+def row_keys(key: jax.Array, number_B: jax.Array, copies: int) -> jax.Array:
+  """Returns the keys of `copies` rows for each prompt of a batch, by its number; one dimension."""
+  of_copy = lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(copies))
+  return jax.vmap(lambda number: of_copy(jax.random.fold_in(key, number)))(number_B).reshape(-1)
+
+
+def penalized(scores_BV: jax.Array, token_BxS: jax.Array, penalty: float) -> jax.Array:
+  """Returns the scores with those of `token_BxS` divided by the penalty, or multiplied below 0.
+
+  Keskar et al. 2019, section 4.1, as transformers has it: each token counts once.
+
+  Args:
+    scores_BV: logits or log probabilities.
+    token_BxS: tokens of each row; ids from V on are none.
+    penalty: 1 changes nothing, more makes repetition rarer.
+  """
+  if penalty == 1:
+    return scores_BV
+  last = scores_BV.shape[1] - 1
+  score_BS = jnp.take_along_axis(scores_BV, jnp.minimum(token_BxS, last), axis=1)
+  score_BS = jnp.where(score_BS < 0, score_BS * penalty, score_BS / penalty)
+  row_B1 = jnp.arange(len(scores_BV))[:, None]
+  return scores_BV.at[row_B1, token_BxS].set(score_BS, mode='drop')
+
+
+def nucleus(share_BV: jax.Array, top_p: float) -> jax.Array:
+  """Returns the least probability [B, 1] for which those above it make up less than `top_p`.
+
+  Bisects the bit patterns, which are in the order of the numbers they stand for.
+  """
+  share = lambda bits_B1: jax.lax.bitcast_convert_type(bits_B1, jnp.float32)
+  lowest_B1 = jnp.zeros((len(share_BV), 1), jnp.int32)
+  highest_B1 = jax.lax.bitcast_convert_type(jnp.ones_like(lowest_B1, jnp.float32), jnp.int32)
+
+  def halve(_, bounds):
+    low_B1, high_B1 = bounds
+    middle_B1 = (low_B1 + high_B1) // 2
+    above_BV = jnp.where(share_BV > share(middle_B1), share_BV, 0)
+    enough_B1 = jnp.sum(above_BV, axis=1, keepdims=True) < top_p
+    low_B1 = jnp.where(enough_B1, low_B1, middle_B1 + 1)
+    return low_B1, jnp.where(enough_B1, middle_B1, high_B1)
+
+  return share(jax.lax.fori_loop(0, 31, halve, (lowest_B1, highest_B1))[1])
+
+
+def draw(logits_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+  """Returns a token of each row, int32 [B], where its running sum of probabilities passes a number.
+
+  Args:
+    logits_BV: with -inf for what may not be drawn.
+    uniform_B: numbers in [0, 1).
+  """
+  weight_BV = jnp.exp(logits_BV - jnp.max(logits_BV, axis=1, keepdims=True))
+  weight_BV = jnp.pad(weight_BV, ((0, 0), (0, -weight_BV.shape[1] % BLOCK)))
+  weight_BNW = weight_BV.reshape(len(weight_BV), -1, BLOCK)
+  sum_BN = jnp.sum(weight_BNW, axis=2)
+  block_B, rest_B = passed(sum_BN, uniform_B * jnp.sum(sum_BN, axis=1))
+  block_BW = jnp.take_along_axis(weight_BNW, block_B[:, None, None], axis=1)[:, 0]
+  return block_B * BLOCK + passed(block_BW, rest_B)[0]
+
+
+def passed(weight_BW: jax.Array, point_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns where the running sum passes the point, and what is left of the point there.
+
+  Rounding never leads to a weight of 0.
+  """
+  sum_BW = jnp.cumsum(weight_BW, axis=1)
+  point_B1 = jnp.minimum(point_B, sum_BW[:, -1] * BELOW_ONE)[:, None]
+  before_BW = sum_BW <= point_B1
+  rest_B = point_B1[:, 0] - jnp.max(jnp.where(before_BW, sum_BW, 0), axis=1)
+  return jnp.sum(before_BW, axis=1, dtype=jnp.int32), rest_B

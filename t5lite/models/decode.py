@@ -5,9 +5,12 @@ what comes next: first the whole prompt at once, then one token at a time. Promp
 right end of their rows, padded on the left to the longest; each row counts positions from its own
 first token.
 
+Several rows may go on from one prompt, as samples or beams: `spread` gives each its copy of the
+prompt's cache, and `reorder` lets beams take over from others what they wrote.
+
 Experts leave no token out here: what a short prompt gives would hang on its few places.
 
-Letters: as in layers.py; S slots of the cache, M tokens of the encoder.
+Letters: as in layers.py; S slots of the cache, M tokens of the encoder, C copies of a row.
 """
 
 from typing import NamedTuple
@@ -111,3 +114,48 @@ def extend(
   assert kept.cache is not None
   logits_BV = whole(module.logits(x_BTD[:, -1:])[:, 0])
   return logits_BV, cache._replace(past=kept.cache, slot=cache.slot + tokens_BxT.shape[1])
+
+
+def spread(cache: DecodeCache, copies: int) -> DecodeCache:
+  """Returns the cache with each row `copies` times, one behind another."""
+  if copies == 1:
+    return cache
+  index_BxC = jnp.zeros((len(cache.first_B), copies), jnp.int32)
+  past, memory = jax.tree.map(lambda x: _taken(x, index_BxC), (cache.past, cache.memory))
+  first_B, scope = jax.tree.map(
+    lambda x: jnp.repeat(x, copies, axis=0), (cache.first_B, cache.memory_scope)
+  )
+  return cache._replace(past=past, memory=memory, first_B=first_B, memory_scope=scope)
+
+
+def reorder(cache: DecodeCache, index_BxC: jax.Array, first: int) -> DecodeCache:
+  """Returns the cache in which copies go on from what others of their row wrote.
+
+  Args:
+    cache: spread.
+    index_BxC: which copy each one takes over from, 0 to C - 1.
+    first: slot from which the copies of a row differ.
+  """
+
+  def moved(x_LBSKH):
+    late_LBSKH = jax.lax.slice_in_dim(x_LBSKH, first, None, axis=2)
+    late_LBSKH = _taken(late_LBSKH, index_BxC)
+    return jax.lax.dynamic_update_slice_in_dim(x_LBSKH, late_LBSKH, first, axis=2)
+
+  return cache._replace(past=jax.tree.map(moved, cache.past))
+
+
+def _taken(x_LBSKH: jax.Array, index_BxC: jax.Array) -> jax.Array:
+  """Returns rows of x by their number among those of one prompt; no device asks another."""
+
+  def on_device(x_LBSKH, index_BxC):
+    num_groups = len(index_BxC)
+    starts_B1 = jnp.arange(num_groups)[:, None] * (x_LBSKH.shape[1] // num_groups)
+    return jnp.take(x_LBSKH, (starts_B1 + index_BxC).reshape(-1), axis=1, mode='clip')
+
+  spec = sharding.activation_spec('LBSKH')
+  if spec is None:
+    return on_device(x_LBSKH, index_BxC)
+  in_specs = (spec, sharding.spec('batch', None))
+  arguments = jax.sharding.reshard((x_LBSKH, index_BxC), in_specs)
+  return jax.shard_map(on_device, in_specs=in_specs, out_specs=spec)(*arguments)

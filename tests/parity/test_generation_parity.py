@@ -1,0 +1,122 @@
+"""Greedy and beam search give transformers' tokens and scores, on the same weights."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+import interop_cases
+import peers
+from t5lite import decoding
+from t5lite import interop
+
+pytestmark = pytest.mark.parity
+LENGTHS = (7, 1, 12, 4, 9)
+NEW = 12  # tokens
+MODELS = {
+  # As deep on both sides: the cache of transformers 5.24 has as many layers as the encoder.
+  't5': dataclasses.replace(interop_cases.MODELS['t5_1_1'], num_decoder_layers=2),
+  'gpt2': dataclasses.replace(interop_cases.MODELS['gpt2'], max_length=32),
+  'llama': interop_cases.MODELS['llama'],
+}
+rng = np.random.default_rng(5)
+PROMPTS = [rng.integers(2, 29, length) for length in LENGTHS]
+
+
+@pytest.fixture(scope='module', params=MODELS)
+def pair(request, tmp_path_factory):
+  """A model with its parameters, and the torch model of its export."""
+  model, folder = MODELS[request.param], tmp_path_factory.mktemp(request.param)
+  # Smaller weights, flatter distributions: beams that differ, and end here and there.
+  params = jax.tree.map(lambda x: x * np.float32(0.6), interop_cases.float32(model, seed=2))
+  interop_cases.write_workdir(folder / 'run', model, params)
+  interop.export(folder / 'run', folder / 'out')
+  return model, jax.tree.map(jax.numpy.asarray, params), peers.load(folder / 'out')
+
+
+def theirs(model, torch_model, eos, **options):
+  """Returns (tokens up to the end, score) of each text of each prompt; scores of beams only."""
+  left = model.architecture == 'decoder'
+  most = max(LENGTHS)
+  pads = [(most - n, 0) if left else (0, most - n) for n in LENGTHS]
+  ids = np.array([np.pad(prompt, pad) for prompt, pad in zip(PROMPTS, pads, strict=True)])
+  made = torch_model.generate(
+    input_ids=torch.tensor(ids),
+    attention_mask=torch.tensor(ids != 0).long(),
+    max_new_tokens=NEW,
+    do_sample=False,
+    eos_token_id=eos,
+    pad_token_id=0,
+    bos_token_id=None,
+    output_scores=True,
+    return_dict_in_generate=True,
+    **options,
+  )
+  found = []
+  scores = made.get('sequences_scores')
+  for row, tokens in enumerate(made.sequences.numpy()):
+    tokens = tokens[most if left else 1 :].tolist()
+    tokens = tokens[: tokens.index(eos)] if eos in tokens else tokens
+    found.append((tokens, None if scores is None else float(scores[row])))
+  return found
+
+
+def assert_same(ours, expected):
+  assert [output.tokens.tolist() for output in ours] == [tokens for tokens, _ in expected]
+  if expected[0][1] is not None:
+    scores = [score for _, score in expected]
+    np.testing.assert_allclose([output.score for output in ours], scores, rtol=1e-4, atol=1e-4)
+
+
+def ours(pair, eos, sampler, num_samples=1):
+  model, params, _ = pair
+  return decoding.scored(
+    model,
+    params,
+    PROMPTS,
+    max_tokens=NEW,
+    sampler=sampler,
+    key=jax.random.key(0),
+    eos=eos,
+    num_samples=num_samples,
+  )
+
+
+@pytest.mark.parametrize('penalty', [1.0, 1.4, 0.8])
+def test_greedy_is_theirs(pair, penalty):
+  model, _, torch_model = pair
+  free = ours(pair, -1, decoding.Sampler(repetition_penalty=penalty))
+  eos = int(free[0].tokens[3])  # a token that comes up
+  got = ours(pair, eos, decoding.Sampler(repetition_penalty=penalty))
+  assert_same(got, theirs(model, torch_model, eos, num_beams=1, repetition_penalty=penalty))
+  assert min(len(output.tokens) for output in got) < NEW
+
+
+BEAMS = [
+  dict(num_beams=4),
+  dict(num_beams=3, early_stopping=True),
+  dict(num_beams=4, length_penalty=0.0),
+  dict(num_beams=4, length_penalty=2.5),
+  dict(num_beams=2, length_penalty=-1.0),
+  dict(num_beams=5, length_penalty=0.6, early_stopping=True, repetition_penalty=1.3),
+  dict(num_beams=1),
+]
+
+
+@pytest.mark.parametrize('options', BEAMS, ids=str)
+def test_beams_are_theirs(pair, options):
+  """All beams of each prompt, where the end of text is one of the tokens that come up, in turn."""
+  model, _, torch_model = pair
+  free = ours(pair, -1, decoding.Beam(num_beams=4), 4)
+  tokens, counts = np.unique([output.tokens[1:] for output in free], return_counts=True)
+  lengths = set()
+  for eos in tokens[np.argsort(-counts)[:3]].tolist():
+    got = ours(pair, eos, decoding.Beam(**options), options['num_beams'])
+    expected = theirs(model, torch_model, eos, num_return_sequences=options['num_beams'], **options)
+    if options['num_beams'] == 1:  # greedy, to transformers, which gives no score for it
+      expected = [(tokens, None) for tokens, _ in expected]
+    assert_same(got, expected)
+    lengths |= {len(output.tokens) for output in got}
+  assert min(lengths) < max(lengths) == NEW, 'no text ended, or all did'
