@@ -14,6 +14,7 @@ from absl import flags
 
 from t5lite import backend
 from t5lite import errors
+from t5lite import text_commands
 
 Flags = flags.FlagValues
 
@@ -132,77 +133,6 @@ def prepare(f: Flags) -> None:
   print(f'train from it with --set=data.source="{source}"')
 
 
-def define_generate(f: Flags) -> None:
-  define_workdir(f)
-  flags.DEFINE_string('prompt', '', 'text to go on from; of T5: its input', flag_values=f)
-  flags.DEFINE_string('input', '', 'file with a prompt on each line', flag_values=f)
-  flags.DEFINE_integer('max_tokens', 64, 'new tokens at most', flag_values=f, lower_bound=1)
-  kinds = ['greedy', 'sample']
-  flags.DEFINE_enum('sampler', 'greedy', kinds, 'how tokens are picked', flag_values=f)
-  flags.DEFINE_float('temperature', 1.0, 'of sample', flag_values=f, lower_bound=1e-3)
-  flags.DEFINE_integer('top_k', 0, 'of sample; 0: all tokens', flag_values=f, lower_bound=0)
-  flags.DEFINE_float('top_p', 1.0, 'of sample', flag_values=f, lower_bound=0, upper_bound=1)
-  flags.DEFINE_integer('seed', 0, 'of sample', flag_values=f, lower_bound=0)
-
-
-def generate(f: Flags) -> None:
-  if bool(f.prompt) == bool(f.input):
-    raise errors.ConfigError('give one of two flags', '--prompt, --input', 'a text, or a file')
-  prompts = read_lines(pathlib.Path(f.input)) if f.input else [f.prompt]
-  backend.start()
-  import jax
-
-  from t5lite import decoding
-  from t5lite import evaluate as evaluate_lib
-  from t5lite.data import tokenizer as tokenizer_lib
-
-  sampler = decoding.Sampler()
-  if f.sampler == 'sample':
-    sampler = decoding.Sampler(temperature=f.temperature, top_k=f.top_k, top_p=f.top_p)
-  config, mesh, params, _ = evaluate_lib.load(f.workdir)
-  tokenizer = tokenizer_lib.load(config.data.tokenizer)
-  with jax.set_mesh(mesh):
-    key = jax.random.key(f.seed)
-    texts = decoding.write(
-      config, params, tokenizer, prompts, max_tokens=f.max_tokens, sampler=sampler, key=key
-    )
-  print('\n'.join(texts))
-
-
-def read_lines(path: pathlib.Path) -> list[str]:
-  """Returns the lines of a text file; raises DataError if there is none, or not of UTF-8."""
-  try:
-    return path.read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    remedy = 'give a UTF-8 file with a prompt on each line'
-    raise errors.DataError('cannot read prompts', f'{path} ({error})', remedy) from error
-
-
-def define_fill(f: Flags) -> None:
-  define_workdir(f)
-  help = 'text with [MASK] or <extra_id_0>, <extra_id_1>, ... in it'
-  flags.DEFINE_string('text', None, help, flag_values=f, required=True)
-  flags.DEFINE_integer('top_k', 5, 'candidates a gap', flag_values=f, lower_bound=1)
-
-
-def fill(f: Flags) -> None:
-  backend.start()
-  import jax
-
-  from t5lite import decoding
-  from t5lite import evaluate as evaluate_lib
-  from t5lite.data import tokenizer as tokenizer_lib
-
-  config, mesh, params, _ = evaluate_lib.load(f.workdir)
-  tokenizer = tokenizer_lib.load(config.data.tokenizer)
-  with jax.set_mesh(mesh):
-    gaps = decoding.fill(config, params, tokenizer, f.text, f.top_k)
-  for gap in gaps:
-    print(gap.mark)
-    for text, probability in gap.candidates:
-      print(f'  {probability:6.1%}  {text!r}')
-
-
 def report(f: Flags) -> None:
   from t5lite.insight import report as report_lib
 
@@ -296,8 +226,15 @@ def import_(f: Flags) -> None:
 COMMANDS = {
   'train': Command('pre-train, continue, fine-tune', define_train, train),
   'evaluate': Command('losses of the newest checkpoint', define_evaluate, evaluate),
-  'generate': Command('text out: a continuation, or the T5 target', define_generate, generate),
-  'fill': Command('fill BERT masks and T5 sentinels', define_fill, fill),
+  'generate': Command(
+    'text out: a continuation, or the T5 target',
+    text_commands.define_generate,
+    text_commands.generate,
+  ),
+  'fill': Command(
+    'fill BERT masks and T5 sentinels', text_commands.define_fill, text_commands.fill
+  ),
+  'chat': Command('talk with it', text_commands.define_chat, text_commands.chat),
   'tokenizer': Command('train a sentencepiece model', define_tokenizer, tokenizer),
   'prepare': Command('tokenise once, into array_record shards', define_prepare, prepare),
   'plan': Command('compile for devices that are not there', define_plan, plan),

@@ -159,6 +159,9 @@ def test_sampling_follows_the_softmax():
     (dict(top_p=0.41), [0, 0, 1, 1]),
     (dict(top_p=0.75), [1, 0, 1, 1]),
     (dict(top_k=3, top_p=0.75), [0, 0, 1, 1]),  # of the three, 0.4 and 0.3 make up 0.78
+    (dict(min_p=0.4), [1, 0, 1, 1]),
+    (dict(min_p=0.5), [0, 0, 1, 1]),
+    (dict(min_p=1.0), [0, 0, 0, 1]),
   ],
 )
 def test_restrictions_leave_out_the_unlikely(restriction, kept):

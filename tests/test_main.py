@@ -67,7 +67,7 @@ FLAGS = {
   ('evaluate',): 'missing flag: --workdir: see t5lite evaluate --help',
   ('evaluate', '--workdir=x', 'y'): 'unexpected argument: y: see',
   ('generate', '--workdir=x', '--prompt=', '--input='): 'give one of two flags: --prompt, --input',
-  ('generate', '--workdir=x', '--prompt=a', '--sampler=beam'): 'wrong flag: .*sampler.*beam.*: see',
+  ('generate', '--workdir=x', '--prompt=a', '--sampler=bean'): 'wrong flag: .*sampler.*bean.*: see',
   ('tokenizer', '--input=corpus', '--vocab_size=x', '--output=y'): 'wrong flag: .*vocab_size=x',
 }
 

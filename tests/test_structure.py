@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # Each part imports only parts that come after it.
 PARTS = (
-  *('__main__', 'harness', 'main', 'commands', 'backend'),
+  *('__main__', 'harness', 'main', 'commands', 'text_commands', 'backend'),
   *(
     'planning',
     'insight',
@@ -32,6 +32,7 @@ PARTS = (
     'losses',
     'preemption',
     'jsonl',
+    'prompt_files',
     'processes',
   ),
   *('integrity', 'lock', 'versions', 'host_memory', 'compiler'),
@@ -55,7 +56,7 @@ PARTS = (
 SIDES = (('models', 'ops', 'meshes', 'sharding'), ('data', 'objectives'))
 # The parts that know each library; none for those that nobody may need.
 LIBRARIES = {
-  'absl': ('main', 'commands', 'data'),  # data: grain reads its own flags
+  'absl': ('main', 'commands', 'text_commands', 'data'),  # data: grain reads its own flags
   'flax': ('models',),
   'grain': ('data',),
   'lm_eval': ('harness',),

@@ -70,22 +70,45 @@ def fill(
     DataError: nothing to fill.
   """
   errors.check_at_least('fill', {'top_k': top_k}, 1)
+  inputs, marks = marked(config, tokenizer, text)
+  with sharding.whole_rows(params) as params:
+    if config.model.architecture == 'encoder':
+      return _fill_masks(config, params, tokenizer, inputs, top_k)
+    return _fill_spans(config, params, tokenizer, inputs, marks, top_k, max_tokens)
+
+
+def marked(
+  config: config_lib.Config, tokenizer: prompts.Tokenizer, text: str
+) -> tuple[np.ndarray, list[str]]:
+  """Returns what the encoder reads for a text, and the marks in it; needs no parameters.
+
+  Raises:
+    ConfigError, DataError: as `fill`.
+  """
   objective = config.objective.name
   if config.model.architecture == 'decoder' or objective == 'prefix_lm':
     where = f'model.architecture={config.model.architecture!r} objective.name={objective!r}'
     raise errors.ConfigError('this model continues text and fills no gaps', where, 'use generate')
-  with sharding.whole_rows(params) as params:
-    if config.model.architecture == 'encoder':
-      return _fill_masks(config, params, tokenizer, text, top_k)
-    return _fill_spans(config, params, tokenizer, text, top_k, max_tokens)
-
-
-def _fill_masks(config, params, tokenizer, text, top_k) -> list[Gap]:
-  vocabulary = tokenizer.vocabulary
+  mark = '[MASK]' if config.model.architecture == 'encoder' else '<extra_id_0>'
+  vocabulary, marks = tokenizer.vocabulary, MARK.findall(text)
+  if config.model.architecture == 'encoder':
+    marks = [found for found in marks if found == mark]
+  else:
+    names = map('<extra_id_{}>'.format, itertools.count())
+    text = MARK.sub(lambda _: next(names), text)
+    if len(marks) > len(vocabulary.sentinels):
+      where = f'{len(marks)} gaps, {len(vocabulary.sentinels)} sentinels'
+      raise errors.DataError('more gaps than sentinels', where, 'fill a shorter text')
+  if not marks:
+    remedy = f'write {mark} where something is missing'
+    raise errors.DataError('nothing to fill', repr(text), remedy)
   ids = prompts.of_text(config, vocabulary, tokenizer.encode_marked(text), mode='[R]')
-  (places_M,) = np.nonzero(ids == vocabulary.mask)
-  _check_marks(text, len(places_M), '[MASK]')
   batches.check_length(config.model, len(ids))
+  return ids, marks
+
+
+def _fill_masks(config, params, tokenizer, ids, top_k) -> list[Gap]:
+  (places_M,) = np.nonzero(ids == tokenizer.vocabulary.mask)
   rows_BxS = batches.aligned([ids] * sharding.batch_ways(), left=False)
   shares_MxK, pieces_MxK = map(
     np.asarray, _likeliest(config.model, params, rows_BxS, len(ids), places_M, top_k=top_k)
@@ -107,15 +130,8 @@ def _likeliest(model, params, rows_BxS, length, places_M, *, top_k) -> tuple[jax
   return jax.lax.top_k(jax.nn.softmax(logits_MV), min(top_k, logits_MV.shape[1]))
 
 
-def _fill_spans(config, params, tokenizer, text, top_k, max_tokens) -> list[Gap]:
-  vocabulary, marks = tokenizer.vocabulary, MARK.findall(text)
-  _check_marks(text, len(marks), '<extra_id_0>')
-  if len(marks) > len(vocabulary.sentinels):
-    where = f'{len(marks)} gaps, {len(vocabulary.sentinels)} sentinels'
-    raise errors.DataError('more gaps than sentinels', where, 'fill a shorter text')
-  names = map('<extra_id_{}>'.format, itertools.count())
-  ids = tokenizer.encode_marked(MARK.sub(lambda _: next(names), text))
-  inputs = prompts.of_text(config, vocabulary, ids, mode='[R]')
+def _fill_spans(config, params, tokenizer, inputs, marks, top_k, max_tokens) -> list[Gap]:
+  vocabulary = tokenizer.vocabulary
   target, gaps = [generation.START], []
   for mark, sentinel in zip(marks, vocabulary.sentinels, strict=False):
     target.append(sentinel)
@@ -144,10 +160,3 @@ def _inside(vocabulary, tokens: np.ndarray) -> np.ndarray:
 def _candidate(tokenizer, span: loop.Continuation) -> Candidate:
   text = tokenizer.decode(_inside(tokenizer.vocabulary, span.tokens))
   return Candidate(text, float(np.exp(span.log_probabilities.sum())))
-
-
-def _check_marks(text: str, num_marks: int, mark: str) -> None:
-  if not num_marks:
-    raise errors.DataError(
-      'nothing to fill', repr(text), f'write {mark} where something is missing'
-    )

@@ -213,6 +213,21 @@ def check(model: config_lib.Model, prompts: Sequence[np.ndarray], max_tokens: in
     batches.check_length(model, length, f'prompt {number}: ')
 
 
+def check_texts(
+  config: config_lib.Config, tokenizer: prompts_lib.Tokenizer, texts: Sequence[str], max_tokens: int
+) -> int:
+  """Returns the number of tokens, new ones of a decoder included, of the longest of texts.
+
+  Raises:
+    ConfigError, DataError: as `scored`; this needs no parameters.
+  """
+  check(config.model, [], max_tokens)  # before the tokenizer looks for what an objective needs
+  prompts = prompts_lib.of_texts(config, tokenizer, texts)
+  check(config.model, prompts, max_tokens)
+  new = max_tokens if config.model.architecture == 'decoder' else 0
+  return max(map(len, prompts)) + new
+
+
 def check_samples(sampler: Method, num_samples: int) -> None:
   """Raises ConfigError unless the sampler has so many texts of a prompt."""
   where = f'num_samples={num_samples}'
