@@ -165,10 +165,11 @@ def load_config(workdir: str):
 
 def load_params(workdir: str):
   """Returns the mesh and the newest parameters of a workdir."""
+  from t5lite import decoding
   from t5lite import evaluate as evaluate_lib
 
-  _, mesh, params, _ = evaluate_lib.load(workdir)
-  return mesh, params
+  config, mesh, params, _ = evaluate_lib.load(workdir)
+  return mesh, decoding.apart(config.model, params)
 
 
 def say_long(config, length: int) -> None:

@@ -70,6 +70,22 @@ def test_samples_are_a_function_of_their_number():
   assert len(set(map(str, three))) == 3 * len(PROMPTS)
 
 
+@pytest.mark.parametrize('name', ['gpt2', 't5_1_1'])
+def test_layers_apart_are_the_layers_of_the_stack(name):
+  """Unrolled, against scanned; parameters that are apart already are taken, too."""
+  model = dataclasses.replace(families.MODELS[name], max_length=64 if name == 'gpt2' else 0)
+  unrolled = dataclasses.replace(model, layers='unroll')
+  expected = tokens_of(scored(model=model, eos=-1))
+  assert tokens_of(scored(model=unrolled, eos=-1)) == expected
+  params = decoding.apart(unrolled, params_of(model))
+  options = dict(max_tokens=6, sampler=SAMPLER, key=KEY, eos=-1)
+  assert tokens_of(decoding.scored(unrolled, params, PROMPTS, **options)) == expected
+
+
+def test_no_prompts_are_no_texts():
+  assert scored([]) == []
+
+
 def test_a_score_is_the_log_probability_of_the_text():
   (output,) = scored(PROMPTS[:1], eos=-1)
   row = np.append(PROMPTS[0], output.tokens).astype(np.int32)
@@ -125,11 +141,17 @@ def test_many_lengths_are_few_shapes():
 @pytest.mark.slow
 @pytest.mark.parametrize('parallel', MESHES)
 @pytest.mark.parametrize('architecture', ['decoder', 'encoder_decoder'])
-@pytest.mark.parametrize('sampler', [decoding.Beam(num_beams=3), SAMPLER])
+@pytest.mark.parametrize(
+  'sampler',
+  [
+    decoding.Beam(num_beams=3, repetition_penalty=1.2),
+    sampling.Sampler(temperature=1.0, top_k=20, top_p=0.9, min_p=0.01, repetition_penalty=1.2),
+  ],
+)
 def test_a_mesh_changes_neither_beams_nor_samples(parallel, architecture, sampler):
   name = {'decoder': 'modern_decoder', 'encoder_decoder': 't5_1_1'}[architecture]
   even = dict(vocab_size=32, d_model=16, d_ff=24, num_heads=4, num_kv_heads=2)
-  even |= {} if architecture == 'decoder' else dict(num_kv_heads=4)
+  even |= {} if architecture == 'decoder' else dict(num_kv_heads=4, layers='unroll')
   model = dataclasses.replace(families.MODELS[name], **even)
   options = dict(sampler=sampler, num_samples=2)
   expected = scored(model=model, **options)

@@ -19,3 +19,4 @@ from t5lite.decoding.generation import stream as stream
 from t5lite.decoding.generation import write as write
 from t5lite.decoding.prompts import Tokenizer as Tokenizer
 from t5lite.decoding.sampling import Sampler as Sampler
+from t5lite.models.decode import apart as apart

@@ -78,7 +78,9 @@ def search(
     beam: how to search.
     stops: tokens that end a text; one, for the candidates to be those of transformers.
   """
-  ended = _search(loop.scanned(model), params, start, np.array(stops, np.int32), beam=beam)
+  ended, _ = _search(
+    model, params, start.cache, start._replace(cache=None), np.array(stops, np.int32), beam=beam
+  )
   score_BW, tokens_BWT, length_BW = map(np.array, ended)
   return [
     [
@@ -90,8 +92,11 @@ def search(
   ]
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'beam'))
-def _search(model, params, start: loop.State, stops, *, beam: Beam) -> Texts:
+@functools.partial(jax.jit, static_argnames=('model', 'beam'), donate_argnames='cache')
+def _search(
+  model, params, cache: decode.DecodeCache, start: loop.State, stops, *, beam: Beam
+) -> tuple[Texts, decode.DecodeCache]:
+  """Returns the texts; and the cache, so that it stays where it was given."""
   width, (num_rows, max_tokens) = beam.num_beams, start.tokens_BxT.shape
   shape = (num_rows // width, width)
   prompt_length = start.prompts_BxP.shape[1]
@@ -133,8 +138,9 @@ def _search(model, params, start: loop.State, stops, *, beam: Beam) -> Texts:
     open_B = state.open_B & ~(is_full_B if beam.early_stopping else is_full_B & ~improves_B)
     return State(step, logits_RV, cache, live, ended, open_B)
 
-  state = State(start.step, start.logits_BV, start.cache, live, ended, open_B)
-  return jax.lax.while_loop(goes_on, body, state).ended
+  state = State(start.step, start.logits_BV, cache, live, ended, open_B)
+  state = jax.lax.while_loop(goes_on, body, state)
+  return state.ended, state.cache
 
 
 def _candidates(score_RV: jax.Array, state: State) -> tuple[jax.Array, Texts]:

@@ -16,6 +16,7 @@ from t5lite.decoding import loop
 from t5lite.decoding import prompts as prompts_lib
 from t5lite.decoding import sampling
 from t5lite.decoding import texts as texts_lib
+from t5lite.models import decode
 
 START = 0  # what the decoder's input begins with behind an encoder
 BATCH = 32  # rows that are decoded together
@@ -43,7 +44,7 @@ def write(
   Arguments and errors as `generate`; marks such as <extra_id_0> in a text are read as the tokens.
   What is written ends before the first of the strings `stops`; beams are cut there in the end.
   """
-  decode = tokenizer.decode
+  is_over = lambda tokens: any(stop in tokenizer.decode(tokens) for stop in stops)
   outputs = generate(
     config.model,
     params,
@@ -55,9 +56,9 @@ def write(
     prefix=is_prefix(config),
     num_samples=num_samples,
     batch_size=batch_size,
-    ended=(lambda tokens: any(stop in decode(tokens) for stop in stops)) if stops else None,
+    ended=is_over if stops else None,
   )
-  return [texts_lib.cut(decode(tokens), stops) for tokens in outputs]
+  return [texts_lib.cut(tokenizer.decode(tokens), stops) for tokens in outputs]
 
 
 def stream(
@@ -78,7 +79,7 @@ def stream(
   (batch,) = _batches(config.model, [prompt], 1)
 
   def growing() -> Iterator[str]:
-    with sharding.whole_rows(params) as whole:
+    with sharding.whole_rows(decode.apart(config.model, params)) as whole:
       state = loop.start(
         config.model, whole, batch, max_tokens=max_tokens, key=key, prefix=is_prefix(config)
       )
@@ -178,6 +179,7 @@ def scored(
   errors.check_at_least('decoding', {'batch_size': batch_size}, 1)
   copies = sampler.num_beams if isinstance(sampler, beam.Beam) else num_samples
   found: dict[int, list[Output]] = {}
+  params = decode.apart(model, params)
   with sharding.whole_rows(params) as params:
     for batch in _batches(model, prompts, max(batch_size // copies, 1)):
       state = loop.start(
@@ -243,6 +245,8 @@ def check_samples(sampler: Method, num_samples: int) -> None:
 
 def _batches(model, prompts: Sequence[np.ndarray], batch_size: int) -> list[batches.Batch]:
   """Returns the prompts as batches of what the decoder begins with and what the encoder reads."""
+  if not prompts:
+    return []
   if model.architecture == 'decoder':
     return batches.cut(prompts, None, batch_size)
   return batches.cut([np.array([START])] * len(prompts), prompts, batch_size)

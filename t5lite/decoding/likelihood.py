@@ -17,7 +17,7 @@ from t5lite import losses
 from t5lite import models
 from t5lite import objectives
 from t5lite import sharding
-from t5lite.decoding import loop
+from t5lite.decoding import batches
 from t5lite.models import decode
 from t5lite.objectives import converters
 from t5lite.objectives import mlm
@@ -125,7 +125,7 @@ def lengths_of(architecture: config_lib.Architecture, pair: Pair) -> tuple[int, 
 
 
 def _rounded(model: config_lib.Model, length: int) -> int:
-  loop.check_length(model, length)
+  batches.check_length(model, length)
   return max(_power_of_two(length), SHORTEST)
 
 

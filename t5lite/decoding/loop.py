@@ -7,7 +7,6 @@ Letters: B rows, P prompt, T new tokens, M encoder, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -35,7 +34,7 @@ class State(NamedTuple):
 
   step: jax.Array  # number of new tokens
   logits_BV: jax.Array  # of the next one
-  cache: decode.DecodeCache
+  cache: decode.DecodeCache | None  # None only in passing
   prompts_BxP: jax.Array  # with V for padding
   keys_B: jax.Array
   tokens_BxT: jax.Array
@@ -78,7 +77,7 @@ def run(
   errors.check_at_least('decoding', {'max_tokens': max_tokens}, 1)
   longest = max(map(len, prompts)) + max_tokens
   batches.check_length(model, max([longest, *map(len, inputs or [])]))
-  batch = batches.make(prompts, inputs)
+  batch, params = batches.make(prompts, inputs), decode.apart(model, params)
   state = start(model, params, batch, max_tokens=max_tokens, key=key, prefix=prefix)
   *_, state = progress(model, params, state, choice=choice, stops=stops)
   return continuations(state, batch.num_prompts)
@@ -96,7 +95,7 @@ def start(
 ) -> State:
   """Returns the state after the prompts, with `copies` rows for each, one behind another."""
   return _start(
-    scanned(model),
+    model,
     params,
     batch.prompts_BxP,
     batch.first_B,
@@ -108,11 +107,6 @@ def start(
     prefix=prefix,
     copies=copies,
   )
-
-
-def scanned(model: config.Model) -> config.Model:
-  """Returns the model with its layers in a loop: it compiles in half the time, as fast here."""
-  return dataclasses.replace(model, layers='scan')
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'max_tokens', 'prefix', 'copies'))
@@ -179,9 +173,7 @@ def progress(
   max_tokens, step, done = state.tokens_BxT.shape[1], 0, False
   while step < max_tokens and not done:
     step = min(step + stride, max_tokens) if stride else max_tokens
-    state = _advance(
-      scanned(model), params, state, np.int32(step), np.array(stops, np.int32), choice=choice
-    )
+    state = _advance(model, params, state, np.int32(step), np.array(stops, np.int32), choice=choice)
     if ended is not None:
       tokens, lengths, done_B = map(np.array, (state.tokens_BxT, state.length_B, state.done_B))
       for b in np.flatnonzero(~done_B):
@@ -206,6 +198,7 @@ def _advance(model, params, state: State, until, stops, *, choice: sampling.Choi
       scores_BV = sampling.penalized(scores_BV, text_BxS, choice.repetition_penalty)
     token_B1 = choice.choose(scores_BV, step, state.keys_B).astype(jnp.int32)[:, None]
     log_share_B1 = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B1, axis=-1)
+    assert state.cache is not None
     logits_BV, cache = decode.extend(model, params, state.cache, token_B1)
     put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=step, axis=1)
     return state._replace(

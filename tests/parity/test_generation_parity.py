@@ -1,6 +1,11 @@
 """Greedy and beam search give transformers' tokens and scores, on the same weights."""
 
 import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -120,3 +125,17 @@ def test_beams_are_theirs(pair, options):
     assert_same(got, expected)
     lengths |= {len(output.tokens) for output in got}
   assert min(lengths) < max(lengths) == NEW, 'no text ended, or all did'
+
+
+def test_the_benchmark_of_generation_runs():
+  """Not how fast it finds t5lite to be, but that both write the same."""
+  root = pathlib.Path(__file__).parents[2]
+  command = [sys.executable, 'tests/benchmarks/generation.py', f'--peer={sys.executable}']
+  command += ['--one', '--only=t5', '--rounds=1', '--new=3']
+  environment = {**os.environ, 'XLA_FLAGS': ''}
+  out = subprocess.check_output(command, cwd=root, env=environment, text=True)
+  lines = [json.loads(line) for line in out.splitlines()]
+  assert {line['beams'] for line in lines} == {1, 4}
+  for line in lines:
+    assert line['same_texts'] == line['prompts'] and line['threads'] == 1
+    assert line['t5lite']['tokens_per_cpu_second'] > 0 and line['ratio'] > 0
