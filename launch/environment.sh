@@ -66,8 +66,11 @@ enter_environment() {
   if [[ ! -f $stamp || $(<"$stamp") != "$state" ]]; then
     echo "Installing t5lite and the versions of $constraints: minutes the first time."
     # torch names its own versions of NVIDIA's libraries, and jax there is the CPU's.
-    local pins=$venv/constraints.txt
-    if [[ $extra == parity ]]; then grep -v '^nvidia-' "$constraints"; else cat "$constraints"; fi >"$pins"
+    local pins=$constraints
+    if [[ $extra == parity ]]; then
+      pins=$venv/constraints.txt
+      grep -v '^nvidia-' "$constraints" >"$pins"
+    fi
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
       --constraint "$pins" --editable ".${extra:+[$extra]}"
     echo "$state" >"$stamp"
