@@ -17,8 +17,6 @@ from t5lite import config as config_lib
 from t5lite import errors
 
 WAYS = {('decoder', 'encoder'), ('decoder', 'encoder_decoder')}
-# The shape of the whole, which may change; other fields must be equal or have no parameters.
-SHAPE = ('architecture', 'num_layers', 'num_decoder_layers', 'mlm_head', 'num_token_types')
 # Fields that are no part of the function.
 OF_THE_RUN = {
   *('dropout', 'dtype', 'layers', 'remat', 'initializer', 'init_scale'),

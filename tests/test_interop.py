@@ -24,6 +24,7 @@ from t5lite import errors
 from t5lite import evaluate
 from t5lite import interop
 from t5lite import main
+from t5lite import models
 from t5lite.interop import families as families_lib
 from t5lite.interop import folders
 from t5lite.interop import tensors
@@ -99,6 +100,19 @@ def test_tensors_lie_as_torch_has_them(exported):
   np.testing.assert_array_equal(
     found['transformer.h.1.attn.c_attn.weight'], np.concatenate(three, axis=1)
   )
+
+
+def test_adapters_are_added_to_their_matrices(tmp_path):
+  model = dataclasses.replace(interop_cases.MODELS['llama'], lora_rank=2)
+  params = interop_cases.float32(model)
+  interop_cases.write_workdir(tmp_path / 'run', model, params)
+  interop.export(tmp_path / 'run', tmp_path / 'out')
+  interop.import_model(tmp_path / 'out', tmp_path / 'new')
+  whole, expected = models.without_adapters(model, params)
+  got = interop_cases.read_params(tmp_path / 'new', whole)
+  assert jax.tree.structure(got) == jax.tree.structure(expected)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 def test_weights_over_the_limit_are_cut_into_files(exported, tmp_path):
@@ -255,6 +269,7 @@ UNKNOWN = {
   "model.norm='rms': ModernBert.* has norm='layer'": (interop_cases.MODERNBERT, dict(norm='rms')),
   'model.num_token_types=0: Bert.* has num_token_types=1': (BERT, dict(num_token_types=0)),
   'model.head_dim=7: GPT2.* has head_dim=5': (GPT2, dict(head_dim=7)),
+  'model.num_labels=3: Bert.* has num_labels=0': (BERT, dict(num_labels=3)),
   'model.local_window=3: Llama.* has local_window=0': (LLAMA, dict(local_window=3)),
   'model.d_model=14: Llama.* has d_model=12': (LLAMA, dict(d_model=14)),
 }
@@ -361,6 +376,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(exported, tmp_path):
     """
 import resource, sys
 from t5lite import main
+from t5lite import models
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 sys.exit(main.main(sys.argv[1:]))
 """,

@@ -1,6 +1,7 @@
 """From a workdir to a folder that transformers loads."""
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -19,6 +20,7 @@ from t5lite.interop import folders
 from t5lite.interop import tables
 from t5lite.interop import tensors
 from t5lite.interop import tokenizer_files
+from t5lite.models import layers as layers_lib
 
 
 def export(
@@ -48,15 +50,16 @@ def export(
   ids = token_ids(config, tokenizer, manifest)
   family = families.of_model(config.model, ids.get('pad_token_id'))
   hf = families.to_huggingface(family, config.model) | {**ids, 'dtype': 'float32'}
-  abstract = folders.abstract_params(config.model)
-  saved.check_params(manifest, abstract)
+  saved.check_params(manifest, folders.abstract_params(config.model))
+  model = dataclasses.replace(config.model, lora_rank=0)  # adapters are added to the matrices
+  abstract = folders.abstract_params(model)
   if config.model.positions == 'rotary':
     hf['max_position_embeddings'] = config.data.input_length
   num_params = sum(x.size for x in abstract.values())
   checkpoint.check_room(output.parent, 4 * num_params, 'the weights')
   loss = card.held_out(pathlib.Path(workdir) / metrics.METRICS, manifest['step'])
   command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
-  slots = tables.slots(family.entries(config.model), {k: x.shape for k, x in abstract.items()})
+  slots = tables.slots(family.entries(model), {k: x.shape for k, x in abstract.items()})
   with folders.whole(output) as folder:
     shapes = {slot.name: slot.shape for slot in slots}
     tensors.write(folder, shapes, read(saved, manifest, slots), limit)
@@ -79,12 +82,25 @@ def read(
       for slot in group:
         yield tables.joined(slot, [saved.param(path, manifest) for path in entry.paths])
       continue
-    layers = zip(*(saved.layers(path, manifest) for path in entry.paths), strict=True)
+    layers = zip(*(merged(saved, path, manifest) for path in entry.paths), strict=True)
     for _ in range(entry.first):  # whose arrays are in no tensor
       next(layers)
     for slot in group:
       yield tables.joined(slot, next(layers))
     assert next(layers, None) is None  # and their digests are right
+
+
+def merged(
+  saved: checkpoint.Saved, path: str, manifest: checkpoint.Manifest
+) -> Iterator[np.ndarray]:
+  """Yields a stacked parameter by layer, with the adapter beside it, if there is one, added."""
+  beside = [path.removesuffix('.kernel') + part for part in ('.lora_a', '.lora_b')]
+  if not set(beside) <= saved.param_shapes(manifest).keys():
+    yield from saved.layers(path, manifest)
+    return
+  layers = (saved.layers(each, manifest) for each in (path, *beside))
+  for kernel, a, b in zip(*layers, strict=True):
+    yield kernel + np.float32(layers_lib.LORA_SCALE) * (a @ b)
 
 
 def load_tokenizer(

@@ -41,7 +41,7 @@ ACTIVATIONS: Choices = {
   'silu': {'activation': 'silu'},
   'swish': {'activation': 'silu'},
 }
-PLAIN = {'num_experts': 0, 'local_window': 0, 'relative_per_layer': False}
+PLAIN = {'num_experts': 0, 'local_window': 0, 'relative_per_layer': False, 'num_labels': 0}
 NO_EMBEDDING_PARTS = {'num_token_types': 0, 'mlm_head': False, 'embedding_norm': False}
 
 
