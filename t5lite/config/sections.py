@@ -37,7 +37,8 @@ class Data:
     None  # rates ~ (weight * examples) ** (1 / temperature); None: ~ weight
   )
   most_examples: int = 0  # that a set counts for in these rates (T5's K); 0: all that it has
-  tokenizer: str = 'corpus'  # the one that ships, or the path of a sentencepiece model
+  # The one that ships, or the path of a sentencepiece model or of a tokenizer.json.
+  tokenizer: str = 'corpus'
   batch_size: int  # examples of the global batch
   input_length: int  # tokens: of the encoder, or of the one stack
   target_length: int = 0  # tokens of the decoder; 0 for one stack
