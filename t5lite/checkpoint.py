@@ -196,7 +196,7 @@ def read_manifest(workdir: Path, step: int | None = None) -> Manifest:
 
 
 def restore_params(workdir: Path, abstract: Any, step: int | None = None) -> tuple[Any, Manifest]:
-  """Returns parameters, by default the newest, and the manifest; reads nothing else.
+  """Returns parameters, by default the `chosen`, and the manifest; reads nothing else.
 
   Args:
     workdir: of a run; another process may be training there.
@@ -206,9 +206,10 @@ def restore_params(workdir: Path, abstract: Any, step: int | None = None) -> tup
   Raises:
     CheckpointError: none is there, it is of another shape, or it is damaged.
   """
-  found = _newest(workdir) if step is None else step
-  saved, state = Saved(pathlib.Path(workdir).absolute(), found), {PARAMS: abstract}
+  found, state = latest_step(workdir), {PARAMS: abstract}
   try:
+    absolute = pathlib.Path(workdir).absolute()
+    saved = chosen(workdir) if step is None else Saved(absolute, step)
     manifest = saved.manifest()
     saved.check_same(split(manifest['arrays'])[0], flat(state))
     return unflat(state, saved.arrays(PARAMS, flat(state), manifest))[PARAMS], manifest
@@ -249,9 +250,16 @@ def write_params(workdir: Path, abstract: Flat, parts: Iterable[Part], manifest:
     (folder / MANIFEST / 'metadata').write_text(json.dumps(integrity.sealed(manifest)))
 
 
-def newest(workdir: Path) -> 'Saved':
-  """Returns the newest checkpoint; raises CheckpointError if there is none."""
-  return Saved(pathlib.Path(workdir).absolute(), _newest(workdir))
+def chosen(workdir: Path) -> 'Saved':
+  """Returns the checkpoint that a run is used by: its best where it keeps one, else its newest.
+
+  Raises:
+    CheckpointError: there is none, or the newest is damaged.
+  """
+  saved = Saved(pathlib.Path(workdir).absolute(), _newest(workdir))
+  metric = saved.manifest().get('config', {}).get('checkpoint', {}).get('best')
+  best = best_step(workdir, metric) if metric else None
+  return saved if best is None else dataclasses.replace(saved, step=best)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -225,7 +225,7 @@ def import_(f: Flags) -> None:
 
 COMMANDS = {
   'train': Command('pre-train, continue, fine-tune', define_train, train),
-  'evaluate': Command('losses of the newest checkpoint', define_evaluate, evaluate),
+  'evaluate': Command('losses, or tasks, of a trained model', define_evaluate, evaluate),
   'generate': Command(
     'text out: a continuation, or the T5 target',
     text_commands.define_generate,

@@ -116,7 +116,7 @@ def load_config(workdir: str | pathlib.Path) -> config_lib.Config:
 
 
 class Trained(NamedTuple):
-  """What a workdir holds: the newest parameters and what made them."""
+  """What a workdir holds: its parameters and what made them."""
 
   config: config_lib.Config
   mesh: jax.sharding.Mesh
@@ -125,7 +125,7 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str | pathlib.Path) -> Trained:
-  """Returns the newest checkpoint of a workdir, sharded over the devices that are here.
+  """Returns the checkpoint of a workdir (`checkpoint.chosen`), sharded over the devices here.
 
   Raises:
     CheckpointError: there is none, or it is damaged.
@@ -145,7 +145,7 @@ def load(workdir: str | pathlib.Path) -> Trained:
 
 
 def run(workdir: str | pathlib.Path) -> dict[str, float]:
-  """Returns the metrics of the newest checkpoint of a workdir, and its `step`."""
+  """Returns the metrics of a workdir, and the `step` of its checkpoint."""
   config, mesh, params, step = load(workdir)
   with jax.set_mesh(mesh):
     return {'step': step, **Evaluator(config, mesh).measure(params)}
@@ -157,7 +157,7 @@ def run_tasks(
   side: Literal['validation', 'test'],
   most: int = 0,
 ) -> Iterator[tuple[int, judging.Judged]]:
-  """Yields (step, result) of the newest checkpoint of a workdir for each task.
+  """Yields (step of the checkpoint, result) of a workdir for each task.
 
   Each is also written to WORKDIR/tasks/NAME-SIDE.json, with every answer.
 

@@ -1,7 +1,7 @@
 """The parameters that a run begins with where its config says `init_from`.
 
-That is a workdir, whose newest checkpoint counts, or a folder of Hugging Face's, read as
-`t5lite import` reads it. If its model is another, they are adapted: see `adaptation`.
+That is a workdir (`checkpoint.chosen`), or a folder of Hugging Face's, read as `t5lite import`
+does. If its model is another, they are adapted: see `adaptation`.
 """
 
 import functools
@@ -31,10 +31,10 @@ class Origin(Protocol):
 
 
 class Workdir:
-  """The newest checkpoint of a run."""
+  """The checkpoint of a run that `checkpoint.chosen` gives."""
 
   def __init__(self, path: str):
-    self._saved = checkpoint.newest(path)
+    self._saved = checkpoint.chosen(path)
     self._manifest = self._saved.manifest()
     tree = self._manifest['config']['model']
     self.model = strict.from_dict(config_lib.Model, tree)

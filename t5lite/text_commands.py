@@ -164,7 +164,7 @@ def load_config(workdir: str):
 
 
 def load_params(workdir: str):
-  """Returns the mesh and the newest parameters of a workdir."""
+  """Returns the mesh and the parameters of a workdir."""
   from t5lite import decoding
   from t5lite import evaluate as evaluate_lib
 

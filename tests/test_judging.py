@@ -176,6 +176,11 @@ def test_tasks_are_done_at_each_evaluation_and_the_best_is_kept(task, tmp_path, 
   first = max(values, key=lambda step: (values[step], -step))
   assert checkpoint.steps(tmp_path) == sorted({first, 8})
   assert checkpoint.best_step(tmp_path, best) == first
+  # What uses the run uses its best; training goes on from the newest.
+  ((step, judged),) = evaluate.run_tasks(tmp_path, ['animals'], 'validation', 20)
+  assert (step, judged.values['accuracy']) == (first, values[first])
+  assert checkpoint.chosen(tmp_path).step == first < 8
+  assert int(train.run(config, tmp_path).step) == 8
 
 
 def test_training_ends_when_it_is_out_of_patience(task, tmp_path, capsys):

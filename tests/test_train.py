@@ -1,8 +1,8 @@
 """The loop and its step: microbatches by weight, a step logged behind the next, divergence told."""
 
-import json
 import dataclasses
 import functools
+import json
 import pathlib
 import types
 

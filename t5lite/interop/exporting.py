@@ -26,7 +26,7 @@ from t5lite.models import layers as layers_lib
 def export(
   workdir: str | pathlib.Path, output: str | pathlib.Path, limit: int = tensors.LIMIT
 ) -> card.Exported:
-  """Writes the newest checkpoint of a workdir as a folder of Hugging Face's.
+  """Writes the checkpoint of a workdir (`checkpoint.chosen`) as a folder of Hugging Face's.
 
   It takes the memory of the largest array, and is there whole or not at all.
 
@@ -43,7 +43,7 @@ def export(
   """
   given, output = output, pathlib.Path(output).absolute()
   folders.check_new(output, '--output')
-  saved = checkpoint.newest(workdir)
+  saved = checkpoint.chosen(workdir)
   config = config_lib.load(pathlib.Path(workdir) / folders.CONFIG)
   manifest = saved.manifest()
   tokenizer = load_tokenizer(config, manifest)

@@ -29,7 +29,10 @@ RUNS = {
   'BERT': 'bert-pretrained-{}',
   'BERT, not pre-trained': 'bert-scratch-{}',
 }
-BASELINES = ('commonest answer', 'tf-idf and logistic regression', 'copy of the input', 'first words')
+BASELINES = (
+  *('commonest answer', 'tf-idf and logistic regression'),
+  *('copy of the input', 'first words'),
+)
 
 
 def results(runs: pathlib.Path) -> dict[str, dict[str, float]]:
