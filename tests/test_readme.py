@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from t5lite import config
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 SMALLER = ['train.steps=4', 'model.d_model=64', 'data.batch_size=4', 'eval.batches=1']
@@ -58,3 +60,11 @@ def test_first_commands_are_scripts_that_are_there():
   scripts = [line.split()[1] for line in block.strip().splitlines()]
   assert scripts == ['launch/quickstart.sh', 'launch/test.sh']
   assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_the_task_in_the_docs_is_a_config(tmp_path):
+  text = (ROOT / 'docs/tasks.md').read_text()
+  (block,) = re.findall(r'^```python\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+  (tmp_path / 'config.py').write_text(block)
+  run = config.load(tmp_path / 'config.py')
+  assert [task.name for task in run.tasks] == ['reviews'] and run.eval.tasks == ('reviews',)
