@@ -166,6 +166,33 @@ def test_companions_do_not_matter(name, monkeypatch):
   np.testing.assert_allclose(score(run, PAIRS), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', ['t5_1_1', 'gpt2', 'bert'])
+def test_a_token_0_is_text_where_padding_is_another(name):
+  """RoBERTa's [CLS] is 0 and its padding 1."""
+  run = run_of(name)
+  pair = likelihood.Pair(np.array([0, 5, 0, 7], np.int32), np.array([9, 4, 11], np.int32))
+  vocabulary = dataclasses.replace(VOCABULARY, pad=1)
+  (got,) = likelihood.score(run, params_of(run.model), vocabulary, [pair])
+  side = 'decoder' if name == 'gpt2' else 'encoder'
+  expected = []
+  for place, token in enumerate(pair.targets):
+    text = {
+      't5_1_1': pair.inputs,
+      'gpt2': np.array([*pair.inputs, *pair.targets[:-1]]),
+      'bert': np.array([*pair.inputs, *pair.targets, VOCABULARY.sep]),
+    }[name]
+    row = len(pair.inputs) + place
+    if name == 'bert':
+      text[row] = VOCABULARY.mask
+    batch = {f'{side}_input_tokens': text, f'{side}_segment_ids': np.ones(len(text), int)}
+    if name == 't5_1_1':
+      decoded = np.array([0, *pair.targets[:-1]])
+      batch |= {'decoder_input_tokens': decoded, 'decoder_segment_ids': np.ones(3, int)}
+    at = {'t5_1_1': place, 'gpt2': row - 1, 'bert': row}[name]
+    expected.append(log_shares(run.model, batch)[at, token])
+  assert got.log_likelihood == pytest.approx(sum(expected), abs=1e-4)
+
+
 def test_few_shapes_are_compiled(monkeypatch):
   """300 pairs of up to 60 tokens: in rows of 32 and 64 tokens, in full batches and a rest."""
   monkeypatch.setattr(likelihood, 'TOKENS', 64 * 32)

@@ -145,7 +145,8 @@ def _batch(
   ways = sharding.batch_ways()
   missing = ways * _power_of_two(-(-len(rows) // ways)) - len(rows)
   rows = [*rows, *[rows[0]] * missing]
-  layout = converters.Layout(np.arange(len(rows)), len(rows), packed=False)
+  # Segment ids tell padding where that is not token 0.
+  layout = converters.Layout(np.arange(len(rows)), len(rows), packed=vocabulary.pad != 0)
   inputs, targets = (
     _ragged([pairs[row.pair][part] for row in rows]) for part in range(len(Pair._fields))
   )
