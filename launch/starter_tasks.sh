@@ -11,7 +11,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
-if [[ $# -lt 2 ]]; then fail 'missing arguments' "$0 $*" 'give TEXT and TASKS, as the head of this script says'; fi
+if [[ $# -lt 2 ]]; then
+  echo "t5lite: missing arguments: $0 $*: give TEXT and TASKS, as the head of this script says" >&2
+  exit 64
+fi
 text=$(realpath "$1") tasks=$(realpath "$2") runs=${3:-runs/starter}
 enter_environment tasks
 export T5LITE_TASKS=$tasks
