@@ -113,15 +113,15 @@ def way_of(config: config_lib.Config, task: config_lib.Task) -> Way:
   Raises:
     ConfigError: it cannot.
   """
+  trained = config_lib.TASK + task.name in [name for name, _, _ in config.data.mixture]
   if config.model.num_labels:
     errors.check(
-      f'{tasks.PREFIX}{task.name}' in [name for name, _, _ in config.data.mixture],
+      trained,
       'the head was trained for another task',
       f'task {task.name!r}, data.source={config.data.source!r}',
       'evaluate that one, or train a head for this one',
     )
     return 'head'
-  trained = any(name == f'{tasks.PREFIX}{task.name}' for name, _, _ in config.data.mixture)
   if task.labels and not trained:
     return 'rank'
   errors.check(

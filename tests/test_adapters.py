@@ -32,7 +32,9 @@ def make_config(family: str, rank=0, frozen=(), **parallel) -> config_lib.Config
   return config_lib.Config(
     model=dataclasses.replace(MODELS[family], lora_rank=rank, dropout=0.0),
     objective=config_lib.Objective(name=KINDS[family]),
-    data=config_lib.Data(batch_size=8, input_length=16, target_length=16 * (family == 't5')),
+    data=config_lib.Data(
+      source='task:x', batch_size=8, input_length=16, target_length=16 * (family == 't5')
+    ),
     optim=config_lib.Optim(
       name='adamw',
       learning_rate=0.01,

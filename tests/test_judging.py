@@ -230,7 +230,7 @@ def wrong(task, **changes):
   ('model', 'source', 'changes', 'what'),
   [
     (BERT, 'corpus', {'labels': (), 'targets': '{text}'}, 'an encoder does not write'),
-    (HEAD, 'corpus', {}, 'the head was trained for another task'),
+    (HEAD, 'task:other', {}, 'the head was trained for another task'),
     (T5, 'task:animals', {'validation': ''}, 'task without rows for validation'),
     (T5, 'task:animals', {'validation': 'dev'}, "no rows.*split 'dev'"),
   ],

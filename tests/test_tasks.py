@@ -289,6 +289,13 @@ def test_an_encoder_needs_a_head_for_the_task(model, changes, what, tmp_path):
     data.batch(config, 0)
 
 
+@pytest.mark.parametrize('source', ['corpus', (('task:entailment', 1.0), ('task:other', 1.0))])
+def test_a_head_learns_one_task(source):
+  config = make_config(entailment('jsonl:x'), dataclasses.replace(BERT, num_labels=3))
+  with pytest.raises(errors.ConfigError, match='a head for labels learns one task'):
+    dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
+
+
 def test_an_unknown_task_is_named():
   with pytest.raises(errors.ConfigError, match='did you mean summarize_debian'):
     tasks.find('task:sumarize_debian')

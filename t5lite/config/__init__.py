@@ -21,4 +21,5 @@ from t5lite.config.sections import Optim as Optim
 from t5lite.config.sections import Parallel as Parallel
 from t5lite.config.sections import Train as Train
 from t5lite.config.task import MetricName as MetricName
+from t5lite.config.task import TASK as TASK
 from t5lite.config.task import Task as Task

@@ -13,6 +13,7 @@ from t5lite.config.sections import Objective
 from t5lite.config.sections import Optim
 from t5lite.config.sections import Parallel
 from t5lite.config.sections import Train
+from t5lite.config.task import TASK
 from t5lite.config.task import Task
 
 OBJECTIVES_OF: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
@@ -60,6 +61,13 @@ class Config:
       'sequence longer than the position table',
       f'{longest} tokens with model.max_length={self.model.max_length}',
       'shorten the data or enlarge the table',
+    )
+    names = [name for name, _, _ in data.mixture]
+    errors.check(
+      not self.model.num_labels or (len(names) == 1 and names[0].startswith(TASK)),
+      'a head for labels learns one task',
+      f'model.num_labels={self.model.num_labels} with data.source={data.source!r}',
+      "use data.source='task:NAME', or model.num_labels=0",
     )
     best = self.checkpoint.best.split('/')
     errors.check(

@@ -6,6 +6,8 @@ from typing import Literal
 
 from t5lite import errors
 
+TASK = 'task:'  # begins the name of a source that is a task
+
 MetricName = Literal[
   'accuracy', 'f1', 'matthews', 'pearson', 'spearman', 'exact_match', 'token_f1',
   'bleu', 'chrf', 'rouge',

@@ -11,13 +11,12 @@ from t5lite import config
 from t5lite import errors
 from t5lite.tasks import starter
 
-PREFIX = 'task:'
 SHIPPED = {task.name: task for task in starter.TASKS}
 
 
 def is_task(source: str) -> bool:
   """Returns whether an entry of data.source names a task."""
-  return source.startswith(PREFIX)
+  return source.startswith(config.TASK)
 
 
 def find(name: str, own: Sequence[config.Task] = ()) -> config.Task:
@@ -26,7 +25,7 @@ def find(name: str, own: Sequence[config.Task] = ()) -> config.Task:
   Raises:
     ConfigError: there is none.
   """
-  name = name.removeprefix(PREFIX)
+  name = name.removeprefix(config.TASK)
   known = SHIPPED | {task.name: task for task in own}
   near = difflib.get_close_matches(name, known, n=1)
   remedy = f'did you mean {near[0]}?' if near else f'use one of {", ".join(sorted(known))}'
