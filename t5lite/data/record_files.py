@@ -178,7 +178,7 @@ def _builder(dataset: str) -> Any:
     raise errors.DataError('not a tensorflow-dataset', dataset, remedy) from error
   except ValueError as error:  # an unknown name, version or config
     problem = str(error).partition('\n')[0]
-    remedy = 'give a name that tfds.builder knows, or the directory of a prepared dataset'
+    remedy = 'mend the name, prepare it as array_record, or export TFDS_DATA_DIR=DIRECTORY with it'
     raise errors.DataError(
       'no such tensorflow-dataset', f'{dataset} ({problem})', remedy
     ) from error

@@ -50,7 +50,7 @@ def _examples(
   for row in rows.read(span):
     if task.split_field and _split(task, row, span) != split:
       continue
-    for made in preprocess(row):
+    for made in rendering.rows(task, preprocess, row):
       yield rendering.example(task, made, for_encoder=for_encoder)
 
 

@@ -9,9 +9,14 @@ import difflib
 
 from t5lite import config
 from t5lite import errors
+from t5lite.tasks import benchmarks
+from t5lite.tasks import glue
 from t5lite.tasks import starter
+from t5lite.tasks import superglue
 
-SHIPPED = {task.name: task for task in starter.TASKS}
+SHIPPED = {
+  task.name: task for task in (*starter.TASKS, *glue.TASKS, *superglue.TASKS, *benchmarks.TASKS)
+}
 
 
 def is_task(source: str) -> bool:

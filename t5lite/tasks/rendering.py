@@ -103,5 +103,18 @@ def preprocess(task: config.Task) -> Callable[[Row], Iterable[Row]]:
     raise errors.ConfigError('no such function', where, "use 'package.module:function'") from error
 
 
+def rows(task: config.Task, function: Callable[[Row], Iterable[Row]], row: Row) -> list[Row]:
+  """Returns what the task's function makes of a row.
+
+  Raises:
+    DataError: the row lacks a field that it reads.
+  """
+  try:
+    return list(function(row))
+  except KeyError as error:
+    remedy = f'its fields are {", ".join(row)}: choose rows that have it'
+    raise _error(task, f'no field {error} for {task.preprocess}', row, remedy) from error
+
+
 def _itself(row: Row) -> Iterable[Row]:
   return (row,)
