@@ -2,7 +2,8 @@
 
 A task that the run was trained on is answered in text, greedily, or by an encoder's head for
 labels. Another one with labels is zero-shot: the answer is the label that the model finds likeliest
-behind the inputs (rank classification; Brown et al. 2020, section 2.4).
+behind the inputs (rank classification; Brown et al. 2020, section 2.4), or, after span corruption
+alone, in the place of a sentinel there.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from t5lite.tasks import calibration
 from t5lite.tasks import metrics
 from t5lite.tasks import rendering
 
+SENTINEL = '<extra_id_0>'
 Way = Literal['text', 'head', 'rank']
 
 
@@ -189,10 +191,19 @@ def _ranked(
   task: config_lib.Task,
   examples: Sequence[rendering.Example],
 ) -> list[Answer]:
-  texts = [example.inputs[0] for example in examples]
-  found = ranking.rank(config, params, tokenizer, texts, [task.labels] * len(texts))
+  gap = SENTINEL if _fills_gaps(config) else ''
+  texts = [f'{example.inputs[0]} {gap}'.rstrip() for example in examples]
+  labels = [f'{gap} {label}'.lstrip() for label in task.labels]
+  longest = config.data.input_length
+  found = ranking.rank(config, params, tokenizer, texts, [labels] * len(texts), longest=longest)
   sums = [[score.log_likelihood for score in each.scores] for each in found]
   return [_chosen(task, np.array(each)) for each in sums]
+
+
+def _fills_gaps(config: config_lib.Config) -> bool:
+  """Returns whether a model knows targets only as what stands for a sentinel."""
+  only_text = not any(tasks.is_task(name) for name, _, _ in config.data.mixture)
+  return only_text and config.objective.name == 'span_corruption'
 
 
 def _labelled(

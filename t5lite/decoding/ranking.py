@@ -71,10 +71,12 @@ def rank(
   tokenizer: prompts.Tokenizer,
   texts: Sequence[str],
   candidates: Sequence[Sequence[str]],
+  *,
+  longest: int | None = None,
 ) -> list[Ranking]:
   """Returns which of its candidates goes on best from each text, a space between them.
 
-  Arguments as `likelihood.score`.
+  Arguments as `likelihood.score` and `of_texts`.
 
   Raises:
     ConfigError: a text too long for the model's table of positions.
@@ -84,7 +86,7 @@ def rank(
     if not names or not all(names):
       raise errors.DataError('no candidate', f'{list(names)} for {text[:40]!r}', 'give it a text')
   pairs = [
-    of_texts(config, tokenizer, text, f' {name}')
+    of_texts(config, tokenizer, text, f' {name}', longest=longest)
     for text, names in zip(texts, candidates, strict=True)
     for name in names
   ]
