@@ -25,8 +25,8 @@ SIDES = [
   for side in ('train', 'validation', 'test')
   if getattr(task, side)
 ]
-# The library's own builders, so that features, names, versions and labels are those of a user's
-# copy; only the rows are ours.
+# The library's own builders, so that features, names of splits, versions and labels are those of a
+# user's copy; only the rows are ours.
 MAKE = """
   import json, sys, types
   import numpy as np
@@ -35,9 +35,20 @@ MAKE = """
   from tensorflow_datasets.text import glue, super_glue
   from tensorflow_datasets.translate import wmt14, wmt16
 
+  class Downloaded(str):
+    __getitem__ = lambda self, key: self
+
+  class Manager:
+    download = download_and_extract = iter_archive = lambda self, urls: Downloaded()
+
   super_glue.tf = types.SimpleNamespace(int32=np.int32)  # all that its features want of TensorFlow
+  real = {}
   for name, splits in json.load(open(sys.argv[1])).items():
     cls = tfds.builder_cls(name.partition('/')[0])
+    real.setdefault(cls, cls._split_generators)
+    if cls.name in ('glue', 'super_glue', 'squad', 'imdb_reviews'):  # the others read files first
+      found = {each.name for each in real[cls](tfds.builder(name, data_dir=sys.argv[2]), Manager())}
+      assert set(splits) <= found, (name, found)
     cls.url_infos = {}  # nothing is downloaded
     cls._generate_examples = lambda self, rows: enumerate(rows)
     cls._split_generators = lambda self, manager: {
@@ -85,6 +96,33 @@ def cases(name: str, split: str) -> list[shipped_cases.Case]:
 def test_every_task_is_checked_here():
   assert set(shipped_cases.CASES) == set(TASKS)
   assert all(cases(name, getattr(TASKS[name], side)) for name, side in SIDES)
+
+
+def test_tasks_read_the_datasets_of_their_names():
+  sources = {
+    'glue_mnli_mismatched': 'glue/mnli',
+    'superglue_wsc': 'super_glue/wsc.fixed',
+    'squad': 'squad/v1.1',
+    'wmt14_en_de': 'wmt14_translate/de-en',
+    'wmt14_en_fr': 'wmt14_translate/fr-en',
+    'wmt16_en_ro': 'wmt16_translate/ro-en',
+    'imdb': 'imdb_reviews',
+  }
+  for name, task in TASKS.items():
+    usual = name.replace('superglue_', 'super_glue/').replace('glue_', 'glue/')
+    assert task.source == f'tfds:{sources.get(name, usual)}'
+
+
+def test_what_is_measured_has_labels():
+  splits = {
+    'glue_mnli': ('train', 'validation_matched', 'validation_matched'),
+    'glue_mnli_mismatched': ('train', 'validation_mismatched', 'validation_mismatched'),
+    'imdb': ('train', '', 'test'),
+  }
+  for name, task in TASKS.items():
+    public = name.startswith(('cnn', 'xsum', 'wmt'))
+    usual = 'train', 'validation', 'test' if public else 'validation'
+    assert (task.train, task.validation, task.test) == splits.get(name, usual)
 
 
 @pytest.mark.parametrize(('name', 'side'), SIDES)
@@ -187,3 +225,13 @@ def test_what_is_not_prepared_is_one_line(tmp_path, monkeypatch):
         raise AssertionError(name)
     """
   )
+
+
+def test_the_table_of_the_docs_is_what_ships():
+  text = (pathlib.Path(__file__).parents[1] / 'docs/shipped_tasks.md').read_text()
+  lines = [line for line in text.splitlines() if line.startswith('| `')]
+  assert lines == [
+    f'| `{name}` | `{task.source.removeprefix("tfds:")}` | `{task.inputs}` '
+    f'| {len(task.labels) or "-"} | {task.test} | {", ".join(task.metrics)} |'
+    for name, task in TASKS.items()
+  ]
