@@ -95,6 +95,20 @@ def test_a_score_is_the_log_probability_of_the_text():
   assert output.score == pytest.approx(expected, rel=1e-4)
 
 
+def test_scores_of_beams_are_those_of_their_texts():
+  """Beams take over the cache of others: each text is read anew."""
+  beam = decoding.Beam(num_beams=4, length_penalty=0.5)
+  outputs = scored(sampler=beam, num_samples=4, eos=-1)
+  assert len(set(map(str, tokens_of(outputs)))) > 8
+  for i, output in enumerate(outputs):
+    prompt = PROMPTS[i // 4]
+    row = np.append(prompt, output.tokens).astype(np.int32)
+    logits = models.apply(MODEL, params_of(MODEL), {'decoder_input_tokens': row[None]})
+    shares = np.array(jax.nn.log_softmax(logits, axis=-1))[0, len(prompt) - 1 : -1]
+    expected = np.take_along_axis(shares, output.tokens[:, None], axis=1).sum() / 6**0.5
+    assert output.score == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_nucleus_is_that_of_the_sorted_vocabulary():
   share_BV = jax.nn.softmax(3 * jax.random.normal(KEY, (40, 501)), axis=-1)
   for top_p in (0.05, 0.5, 0.9, 0.999):

@@ -158,7 +158,8 @@ def scored(
 
   Args:
     model: a decoder or an encoder_decoder.
-    params: its parameters, on a bare device or sharded over the mesh that is set.
+    params: its parameters, on a bare device or sharded over the mesh that is set; who calls often
+      gives what `apart` returns, which is made anew in each call otherwise.
     prompts: what the decoder's input begins with, or the encoder's whole input.
     max_tokens: new tokens at most.
     sampler: picks tokens, or searches with beams.

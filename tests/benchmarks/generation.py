@@ -114,6 +114,7 @@ def serve_t5lite(name: str, folder: str):
   workdir = f'{folder}_run'
   interop.import_model(folder, workdir)
   config, mesh, params, _ = evaluate.load(workdir)
+  params = decoding.apart(config.model, params)  # as the command does
 
   def write(prompts: np.ndarray, new: int, beams: int) -> np.ndarray:
     sampler = decoding.Beam(num_beams=beams) if beams > 1 else decoding.Sampler()
