@@ -125,6 +125,8 @@ def test_draws_never_hit_what_is_left_out():
   numbers = [0.0, 0.3333, 0.3334, 0.6666, 0.6667, 1 - 2**-24]
   got = [int(sampling.draw(logits_BV, jnp.array([number]))[0]) for number in numbers]
   assert got == [700, 700, 701, 701, 1100, 1100]
+  at_the_end = jnp.array([3.0])  # where rounding may lead
+  assert int(sampling.passed(jnp.array([[0.0, 1.0, 2.0, 0.0]]), at_the_end)[0][0]) == 2
 
 
 def test_repeated_tokens_are_penalised_once():
@@ -193,6 +195,19 @@ def test_wrong_requests_are_one_clear_line():
   ):
     with pytest.raises(errors.ConfigError, match=message):
       make()
+
+
+def test_rows_that_end_are_not_written_on():
+  """Asked each 16 tokens; those that ended are left alone."""
+  asked = []
+
+  def ended(tokens):
+    asked.append(len(tokens))
+    return len(asked) % 2 == 1
+
+  outputs = scored(PROMPTS[:4], max_tokens=40, eos=-1, ended=ended)
+  assert [len(output.tokens) for output in outputs] == [32, 40, 16, 16]  # the longest prompt first
+  assert asked == [16] * 4 + [32] * 2 + [40]
 
 
 def test_texts_end_before_the_first_stop_string():

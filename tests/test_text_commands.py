@@ -206,6 +206,7 @@ def test_the_oldest_turns_go_when_there_is_no_room(runs):
   assert asked[0].startswith('talk: one </t>') and not asked[-1].startswith('talk: one')
   assert len(tokenizer.encode_marked(asked[-1])) + 1 <= 40
   before = list(dialogue.turns)
+  assert asked[-1] == f'talk: {" </t> ".join(before)} </t>'
   with pytest.raises(errors.DataError, match='turn too long: .* of which 40 fit'):
     dialogue.ask(LONG)
   assert dialogue.turns == before and before[-1] == '8 and so on'
