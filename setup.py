@@ -32,7 +32,7 @@ REQUIRED = [
 EXTRAS = {
   'tpu': ['jax[tpu]'],
   'cuda13': ['jax[cuda13]'],
-  'hf': ['safetensors>=0.8', 'tokenizers>=0.22'],
+  'hf': ['msgpack>=1.1', 'safetensors>=0.8', 'tokenizers>=0.22'],
   # pytablewriter: of older ones, lm-eval's tables have no headers.
   'lm_eval': ['lm-eval>=0.4.13', 'pytablewriter>=1.2'],
   'tasks': ['rouge-score>=0.1.2', 'sacrebleu>=2.6', 'scikit-learn>=1.9', 'scipy>=1.17'],

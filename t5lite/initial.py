@@ -1,7 +1,7 @@
 """The parameters that a run begins with where its config says `init_from`.
 
-That is a workdir (`checkpoint.chosen`), or a folder of Hugging Face's, read as `t5lite import`
-does. If its model is another, they are adapted: see `adaptation`.
+That is a workdir (`checkpoint.chosen`), or a folder of Hugging Face's or T5X's, read as
+`t5lite import` does. If its model is another, they are adapted: see `adaptation`.
 """
 
 import functools
@@ -44,8 +44,8 @@ class Workdir:
     return self._saved.param(path, self._manifest)
 
 
-class HuggingFace:
-  """A folder of Hugging Face's."""
+class Foreign:
+  """A folder of Hugging Face's, or a checkpoint of T5X."""
 
   def __init__(self, path: str):
     from t5lite.interop import source  # needs an extra
@@ -98,11 +98,13 @@ class Initial:
 
 def open_origin(name: str) -> Origin:
   """Returns what `init_from` names."""
-  return HuggingFace(name) if is_huggingface(pathlib.Path(name)) else Workdir(name)
+  return Foreign(name) if is_foreign(pathlib.Path(name)) else Workdir(name)
 
 
-def is_huggingface(folder: pathlib.Path) -> bool:
-  """Returns whether the config.json of a folder is of a model of Hugging Face's."""
+def is_foreign(folder: pathlib.Path) -> bool:
+  """Returns whether a folder is no workdir: its config.json is of a model, or it is T5X's."""
+  if (folder / 'checkpoint').is_file():
+    return True
   try:
     said = json.loads((folder / 'config.json').read_text())
   except (OSError, ValueError):  # what it is says `Workdir`

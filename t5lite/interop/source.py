@@ -15,15 +15,18 @@ from t5lite import errors
 from t5lite.interop import families
 from t5lite.interop import folders
 from t5lite.interop import tables
+from t5lite.interop import t5x
 from t5lite.interop import tensors
+
+Reader = tensors.Reader | t5x.Reader
 
 
 class Folder:
-  """An open folder, with every tensor of its model known to be there.
+  """An open folder of Hugging Face's, or a checkpoint of T5X.
 
   Attributes:
     path: the folder.
-    hf: what its config.json says.
+    hf: what its config.json says; of T5X, which has none, nothing.
     family: of the model.
     model: what t5lite calls it.
 
@@ -32,9 +35,14 @@ class Folder:
   """
 
   def __init__(self, path: pathlib.Path):
-    self.path, self.hf = path, read_config(path / folders.CONFIG)
-    self.family, self.model = families.from_huggingface(self.hf, path / folders.CONFIG)
-    self._reader = tensors.Reader(path)
+    self.path, self.hf = path, {}
+    if t5x.is_t5x(path):
+      self._reader = t5x.Reader(path)
+      self.family, self.model = t5x.FAMILY, t5x.model_of(self._reader.shapes, path)
+    else:
+      self.hf = read_config(path / folders.CONFIG)
+      self.family, self.model = families.from_huggingface(self.hf, path / folders.CONFIG)
+      self._reader = tensors.Reader(path)
 
   def weights(self, model: config_lib.Model) -> 'Weights':
     """Returns the tensors as the arrays of a model.
@@ -54,7 +62,7 @@ class Weights:
     left_out: tensors of another head, which the model does not have.
   """
 
-  def __init__(self, folder: Folder, reader: tensors.Reader, model: config_lib.Model):
+  def __init__(self, folder: Folder, reader: Reader, model: config_lib.Model):
     self._reader, self.abstract = reader, folders.abstract_params(model)
     shapes = {path: x.shape for path, x in self.abstract.items()}
     self._slots = tables.slots(folder.family.entries(model), shapes)
@@ -99,10 +107,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def match(
-  family: families.Family,
-  reader: tensors.Reader,
-  wanted: Mapping[str, tables.Shape],
-  folder: pathlib.Path,
+  family: families.Family, reader: Reader, wanted: Mapping[str, tables.Shape], folder: pathlib.Path
 ) -> tuple[dict[str, str], list[str]]:
   """Returns {name that is wanted: name in the files}, and the tensors of another head.
 
@@ -138,7 +143,7 @@ def match(
 
 def untie(
   family: families.Family,
-  reader: tensors.Reader,
+  reader: Reader,
   wanted: Container[str],
   found: dict[str, str],
   folder: pathlib.Path,

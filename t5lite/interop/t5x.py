@@ -1,0 +1,184 @@
+"""Checkpoints of T5X (Roberts et al. 2022): a msgpack file with the tree, zarr arrays beside it.
+
+The tree has small arrays itself and, for others, a note, of which only its place counts: what is
+`target/encoder/encoder_norm/scale` in it lies in `target.encoder.encoder_norm.scale`. Read are the
+parameters, `target`. T5X keeps its model in gin files: here the shapes say what it is.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import ml_dtypes
+import msgpack
+import numpy as np
+import tensorstore as ts
+
+from t5lite import config as config_lib
+from t5lite import errors
+from t5lite import presets
+from t5lite.interop import t5
+from t5lite.interop import tables
+
+TREE, ARRAYS = 'checkpoint', 'target.'
+ARRAY = 1  # flax's msgpack extension type: (shape, dtype, bytes)
+FLOATS = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.float16}
+
+
+def is_t5x(folder: pathlib.Path) -> bool:
+  """Returns whether a folder looks like a checkpoint of T5X."""
+  return (folder / TREE).is_file() and any(folder.glob(f'{ARRAYS}*'))
+
+
+# Our attention of a stack: its name, and that of the norm before it.
+ATTENTION = {
+  'encoder': {'attention': ('attention', 'pre_attention_layer_norm')},
+  'decoder': {
+    'attention': ('self_attention', 'pre_self_attention_layer_norm'),
+    'cross_attention': ('encoder_decoder_attention', 'pre_cross_attention_layer_norm'),
+  },
+}
+NORMS = {'attention': 'attention_norm', 'cross_attention': 'cross_norm'}
+OF_ATTENTION = {'query': 'query', 'key': 'key', 'value': 'value', 'output': 'out'}
+
+
+def entries(model: config_lib.Model) -> list[tables.Entry]:
+  """Returns the arrays of a T5 of T5X: matrices as here, position biases transposed."""
+  made = [tables.Entry(f'{ARRAYS}token_embedder.embedding', ('token_embed.embedding',))]
+  mlp = {'gate': 'wi_0', 'input': 'wi_1'} if model.gated else {'input': 'wi'}
+  for stack, attentions in ATTENTION.items():
+    pairs = {f'mlp.{ours}.kernel': f'mlp.{theirs}.kernel' for ours, theirs in mlp.items()}
+    pairs |= {'mlp.output.kernel': 'mlp.wo.kernel', 'mlp_norm.scale': 'pre_mlp_layer_norm.scale'}
+    for ours, (theirs, norm) in attentions.items():
+      pairs[f'{NORMS[ours]}.scale'] = f'{norm}.scale'
+      for part, name in OF_ATTENTION.items():
+        pairs[f'{ours}.{part}.kernel'] = f'{theirs}.{name}.kernel'
+    made += [
+      tables.Entry(f'{ARRAYS}{stack}.layers_{{}}.{theirs}', (f'{stack}.layers.{ours}',))
+      for ours, theirs in pairs.items()
+    ]
+    bias, norm = f'{stack}.relative_bias.embedding', f'{stack}.final_norm.scale'
+    made += [
+      tables.Entry(f'{ARRAYS}{stack}.relpos_bias.rel_embedding', (bias,), transposed=True),
+      tables.Entry(f'{ARRAYS}{stack}.{stack}_norm.scale', (norm,)),
+    ]
+  if not model.tie_embeddings:
+    made.append(tables.Entry(f'{ARRAYS}decoder.logits_dense.kernel', ('lm_head.kernel',)))
+  return made
+
+
+FAMILY = dataclasses.replace(t5.T5, model_type='t5x', entries=entries, copies={}, buffers=())
+
+
+class Reader:
+  """The parameters of a checkpoint, by the names of their folders.
+
+  Attributes:
+    shapes: of each.
+
+  Raises:
+    CheckpointError: the tree or an array cannot be read.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+    try:
+      tree = msgpack.unpackb((folder / TREE).read_bytes(), ext_hook=_array, strict_map_key=False)
+      target = tree.get('optimizer', tree)['target']
+      self._arrays = dict(_leaves(target, ARRAYS.removesuffix('.')))
+    except (ValueError, TypeError, LookupError, AttributeError, msgpack.UnpackException) as error:
+      raise damaged(f'{folder / TREE} ({type(error).__name__}: {error})') from error
+    stores = {k: x if isinstance(x, np.ndarray) else self._open(k) for k, x in self._arrays.items()}
+    self.shapes = {name: tuple(x.shape) for name, x in stores.items()}
+
+  def _open(self, name: str) -> ts.TensorStore:
+    if pathlib.PurePath(name).name != name:
+      raise damaged(f'{name!r} in {self._folder / TREE}, a name outside of the folder')
+    path = f'{self._folder.absolute() / name}/'
+    spec = {'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': path}}
+    try:
+      return ts.open(spec, open=True, read=True).result()
+    except (ValueError, OSError) as error:
+      raise damaged(f'{path} ({str(error).splitlines()[0][:200]})') from error
+
+  def check_float(self, name: str) -> None:
+    """Raises CheckpointError unless the array is a float of 32 or 16 bits."""
+    x = self._arrays[name]
+    kind = x.dtype.name if isinstance(x, np.ndarray) else self._open(name).dtype.name
+    if kind not in FLOATS:
+      remedy = f'give weights of {", ".join(FLOATS)}'
+      raise errors.CheckpointError('not a float of 32 or 16 bits', f'{name} is {kind}', remedy)
+
+  def read(self, name: str) -> np.ndarray:
+    """Returns an array in float32."""
+    x = self._arrays[name]
+    try:
+      x = x if isinstance(x, np.ndarray) else self._open(name).read().result()
+    except (ValueError, OSError) as error:
+      raise damaged(f'{self._folder / name} ({str(error).splitlines()[0][:200]})') from error
+    return x.astype(np.float32, copy=False)
+
+
+def model_of(shapes: Mapping[str, tables.Shape], folder: pathlib.Path) -> config_lib.Model:
+  """Returns the T5 that arrays of these shapes are of: 1.1 if gated, 1.0 if not.
+
+  Raises:
+    CheckpointError: they are of no such model.
+  """
+  depths = {stack: depth(shapes, stack) for stack in ATTENTION}
+  first = f'{ARRAYS}encoder.layers_0.'
+  gated = f'{first}mlp.wi_0.kernel' in shapes
+  try:
+    heads, buckets = shapes[f'{ARRAYS}encoder.relpos_bias.rel_embedding']
+    width, inner = shapes[f'{first}attention.query.kernel']
+    make = presets.t5_1_1 if gated else presets.t5_1_0
+    model = make(
+      vocab_size=shapes[f'{ARRAYS}token_embedder.embedding'][0],
+      num_layers=depths['encoder'],
+      d_model=width,
+      d_ff=shapes[f'{first}mlp.{"wi_0" if gated else "wi"}.kernel'][1],
+      num_heads=heads,
+      head_dim=inner // heads,
+    )
+  except (LookupError, ValueError) as error:
+    raise errors.CheckpointError(
+      'not a T5 of T5X',
+      f'{folder} ({type(error).__name__}: {error})',
+      'give a checkpoint of its minimal T5, with layers that are not scanned',
+    ) from error
+  tied = f'{ARRAYS}decoder.logits_dense.kernel' not in shapes
+  return dataclasses.replace(
+    model,
+    num_decoder_layers=depths['decoder'],
+    relative_buckets=buckets,
+    tie_embeddings=tied,
+    scale_tied_logits=tied,
+  )
+
+
+def depth(shapes: Mapping[str, tables.Shape], stack: str) -> int:
+  """Returns the number of a stack's layers."""
+  before = f'{ARRAYS}{stack}.layers_'
+  return len({k.removeprefix(before).partition('.')[0] for k in shapes if k.startswith(before)})
+
+
+def damaged(where: str) -> errors.CheckpointError:
+  return errors.CheckpointError('damaged checkpoint of T5X', where, 'give a folder that T5X wrote')
+
+
+def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
+  """Yields (name, array or note) of the leaves: a note is no dict, or a tensorstore spec."""
+  if isinstance(tree, dict) and 'driver' not in tree:
+    for key, part in tree.items():
+      yield from _leaves(part, f'{name}.{key}')
+  else:
+    yield name, tree
+
+
+def _array(code: int, data: bytes) -> Any:
+  if code != ARRAY:
+    return msgpack.ExtType(code, data)
+  shape, dtype, content = msgpack.unpackb(data)
+  kind = FLOATS.get(dtype, dtype)
+  return np.frombuffer(content, np.dtype(kind)).reshape(shape)
