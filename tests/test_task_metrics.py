@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from t5lite import errors
 from t5lite.tasks import calibration
@@ -249,11 +250,13 @@ def test_what_is_no_probability_is_told(probabilities, labels, message):
 
 @pytest.mark.parametrize('wins, trials', [(0, 9), (9, 9), (37, 60), (1, 1)])
 def test_interval_is_wilsons(wins, trials):
-  z, rate = 1.959963984540054, wins / trials
-  middle = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-  spread = z * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
-  low, high = middle - spread / (1 + z * z / trials), middle + spread / (1 + z * z / trials)
-  assert calibration.interval(wins, trials) == pytest.approx((low, high), abs=1e-12)
+  bounds = stats.binomtest(wins, trials).proportion_ci(method='wilson')
+  assert calibration.interval(wins, trials) == pytest.approx(tuple(bounds), abs=1e-12)
+
+
+def test_half_a_win_is_between_none_and_one():
+  half, none, one = [calibration.interval(wins, 9) for wins in (4.5, 4, 5)]
+  assert none < half < one and sum(half) == pytest.approx(1)
 
 
 def test_an_interval_of_nothing_is_everything():

@@ -1,11 +1,12 @@
-"""Charts over the steps of a run, as SVG to stand inside a page.
+"""Charts as SVG to stand inside a page: over the steps of a run, and of reliability.
 
 Colours and fonts are left to the page: `var(--train)` and so on, so that a chart follows light and
 dark. Nothing in the result points outside of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import html
 import io
 import re
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from matplotlib import figure
 from matplotlib import rc_context
 from matplotlib import ticker
 import numpy as np
+
+from t5lite.tasks import calibration
 
 Color = Literal['ink', 'faint', 'train', 'held-out', 'baseline']
 # Stand-ins that matplotlib accepts; no chart uses these colours for themselves.
@@ -63,24 +66,51 @@ class Chart:
 
 def svg(chart: Chart, width: float, height: float) -> str:
   """Returns the chart as an <svg> element; sizes in inches, of 72 units each."""
-  settings: dict[str, Any] = {
-    'svg.fonttype': 'none',
-    'svg.hashsalt': f'{chart.title} {width} x {height}',  # ids that no other chart has
-    'font.size': 9,
-  }
-  with rc_context(settings):  # pyright: ignore[reportArgumentType]
-    canvas = figure.Figure(figsize=(width, height), layout='constrained')
-    canvas.patch.set_visible(False)
-    plot = canvas.add_subplot()
+
+  def paint(plot: axes.Axes) -> None:
     _style(plot, chart)
     for series in chart.series:
       _draw(plot, series, ceiling(chart))
     _limit(plot, chart)
     _draw_levels(plot, chart.levels)
+
+  return _painted(chart.title, width, height, paint)
+
+
+def reliability(title: str, bins: Sequence[calibration.Bin], width: float, height: float) -> str:
+  """Returns accuracy over confidence as an <svg> element; a point's area is its share of rows."""
+
+  def paint(plot: axes.Axes) -> None:
+    _style(plot, Chart(title, 'share that is right', (), percent=True))
+    plot.set_xlabel('confidence', color=STAND_INS['faint'])
+    plot.xaxis.set_major_formatter(lambda x, _: f'{100 * x:g}%')
+    plot.plot([0, 1], [0, 1], color=STAND_INS['baseline'], linewidth=1.2, linestyle=(0, (5, 3)))
+    x, y = [one.confidence for one in bins], [one.accuracy for one in bins]
+    plot.vlines(x, x, y, color=STAND_INS['train'], linewidth=1.2, alpha=0.6)
+    num_rows = sum(one.num_rows for one in bins)
+    sizes = [12 + 240 * one.num_rows / num_rows for one in bins]
+    plot.scatter(x, y, sizes, color=STAND_INS['train'], linewidths=0)
+    plot.set(xlim=(0, 1.03), ylim=(-0.03, 1.05))
+
+  return _painted(title, width, height, paint)
+
+
+def _painted(title: str, width: float, height: float, paint: Callable[[axes.Axes], None]) -> str:
+  """Returns what `paint` draws on a pair of axes, as an <svg> element."""
+  settings: dict[str, Any] = {
+    'svg.fonttype': 'none',
+    'svg.hashsalt': f'{title} {width} x {height}',  # ids that no other chart has
+    'font.size': 9,
+  }
+  with rc_context(settings):  # pyright: ignore[reportArgumentType]
+    canvas = figure.Figure(figsize=(width, height), layout='constrained')
+    canvas.patch.set_visible(False)
+    paint(canvas.add_subplot())
     content = io.StringIO()
     canvas.savefig(content, format='svg')
   box = f'viewBox="0 0 {72 * width:g} {72 * height:g}"'
-  return _inline(content.getvalue(), f'<svg role="img" aria-label="{chart.title}" {box}>')
+  opening = f'<svg role="img" aria-label="{html.escape(title)}" {box}>'
+  return _inline(content.getvalue(), opening)
 
 
 def smooth(values_N: np.ndarray, most: float = np.inf) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The frame of a self-contained page: its style and the few elements that reports are made of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import html
 import re
 
@@ -15,9 +15,9 @@ body { margin: 0; background: var(--ground); color: var(--ink); line-height: 1.5
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.01em; }
-h2 { font-size: 1.2rem; margin: 3rem 0 1rem; }
+h2 { font-size: 1.2rem; margin: 3rem 0 1rem; } h3 { font-size: 1rem; margin: 2.25rem 0 .75rem; }
 p { margin: .4rem 0; }
-.faint { color: var(--faint); }
+.faint, .note { color: var(--faint); } .note { font-size: .85rem; overflow-wrap: anywhere; }
 .above { color: var(--faint); font-size: .85rem; margin: 0 0 .35rem; overflow-wrap: anywhere; }
 .warning { border-left: 4px solid var(--held-out); padding: .4rem .9rem;
   margin-top: 1rem; background: var(--card); }
@@ -36,6 +36,8 @@ figcaption span::before { content: ""; display: inline-block; width: .7rem; heig
 svg { display: block; width: 100%; height: auto; stroke-linejoin: round; stroke-linecap: butt; }
 .small { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr));
   gap: 2.25rem 2rem; margin-top: 2.5rem; }
+.small.few { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr));
+  margin: 0 0 1.5rem; }
 .narrow { display: none; }
 table { border-collapse: collapse; table-layout: fixed; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .55rem .9rem .55rem 0;
@@ -43,6 +45,13 @@ th, td { text-align: left; vertical-align: top; padding: .55rem .9rem .55rem 0;
 th { color: var(--faint); font-weight: 500; }
 th:first-child, td:first-child { font-variant-numeric: tabular-nums; color: var(--faint);
   width: 5.5rem; }
+.plain th:first-child, .plain td:first-child { width: auto; color: inherit; }
+.bars { columns: 13rem; column-gap: 1.5rem; margin: 0; font-size: .85rem; }
+.bars div { display: grid; grid-template-columns: 1fr 5rem 2.5rem; gap: .6rem; break-inside: avoid;
+  align-items: center; padding: .1rem 0; }
+.bars dt { overflow-wrap: anywhere; } .bars dd { margin: 0; font-variant-numeric: tabular-nums; }
+.bars dd:first-of-type { height: .7rem; background: linear-gradient(var(--train), var(--train))
+  no-repeat 0 / var(--share) 100% var(--card); }
 td div { max-height: 11rem; overflow: auto; white-space: pre-wrap; }
 mark { background: none; color: var(--held-out); font-weight: 600; }
 details { border-top: 1px solid var(--rule); }
@@ -97,8 +106,21 @@ def figure(title: str, keys: Iterable[tuple[str, str]], picture: str) -> str:
   return f'<figure>{caption}{picture}</figure>'
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """Returns a table; on a phone each row becomes a block."""
+def bars(shares: Mapping[str, float]) -> str:
+  """Returns a bar for each share of 0 to 1, with its name and number."""
+  rows = [
+    f'<div><dt>{html.escape(name)}</dt><dd style="--share: {100 * share:.1f}%"></dd>'
+    f'<dd>{share:.3f}</dd></div>'
+    for name, share in shares.items()
+  ]
+  return '<dl class="bars">\n' + '\n'.join(rows) + '\n</dl>'
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], kind: str = 'stepped') -> str:
+  """Returns a table; on a phone each row becomes a block.
+
+  The first column is narrow, for a step or a word; of a 'plain' table it is like the others.
+  """
   head = ''.join(f'<th>{html.escape(column)}</th>' for column in columns)
   body = '\n'.join(
     '<tr>'
@@ -109,7 +131,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     + '</tr>'
     for row in rows
   )
-  return f'<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+  return (
+    f'<table class="{kind}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+  )
 
 
 def passage(text: str) -> str:

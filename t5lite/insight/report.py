@@ -1,4 +1,4 @@
-"""The report of a run: one page with its numbers, curves, samples of text and config.
+"""The report of a run: one page with its numbers, curves, tasks, samples of text and config.
 
 `write(workdir)` makes `report.html`, which needs nothing but itself: no script, no network.
 """
@@ -15,6 +15,8 @@ from t5lite import jsonl
 from t5lite.insight import curves
 from t5lite.insight import logs
 from t5lite.insight import page
+from t5lite.insight import task_results
+from t5lite.insight import task_section
 
 SHOWN_SAMPLES = 12  # steps in the table, spread over the run; samples.jsonl has all
 
@@ -33,12 +35,13 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   """Writes `report.html` into a workdir, of a run that still goes on too, and returns its path.
 
   Raises:
-    DataError: not a workdir, or nothing logged yet.
+    DataError: not a workdir, nothing logged yet, or a damaged result of a task.
     DiskError: the page cannot be written.
   """
   run = logs.read(workdir)
   sections = [heading(run), page.numbers(headlines(run)), *warnings(run), curves.section(run)]
-  sections += [samples(run), manifest(run)]
+  tasks = task_section.section(task_results.read_all(run.workdir))
+  sections += [tasks, samples(run), manifest(run)]
   path = run.workdir / 'report.html'
   content = page.document(f'{run.workdir.name}: t5lite', '\n'.join(sections))
   temporary = path.with_name(path.name + '.tmp')

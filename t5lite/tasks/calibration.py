@@ -4,12 +4,13 @@ Letters: N rows, K classes.
 """
 
 from collections.abc import Sequence
+import math
+import statistics
 from typing import NamedTuple
 
 import numpy as np
 
 from t5lite import errors
-from t5lite.tasks import libraries
 
 
 class Bin(NamedTuple):
@@ -62,10 +63,11 @@ def _check(probabilities_NxK: np.ndarray, labels_N: np.ndarray) -> None:
     raise errors.DataError('label is no class', where, f'use 0 to {shape[1] - 1}')
 
 
-def interval(wins: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+def interval(wins: float, trials: int, level: float = 0.95) -> tuple[float, float]:
   """Returns the bounds of a rate of `wins` in `trials`, by Wilson's score (1927).
 
-  Without a trial, that is all there can be: 0 and 1.
+  A tie may count as half a win: the bounds are then a bit wider than they need be. Without a trial,
+  they are all there can be: 0 and 1.
 
   Raises:
     DataError: more wins than trials, or fewer than none.
@@ -74,7 +76,8 @@ def interval(wins: int, trials: int, level: float = 0.95) -> tuple[float, float]
     raise errors.DataError('not a rate', f'{wins} of {trials}', 'give wins from 0 to all trials')
   if not trials:
     return 0.0, 1.0
-  with libraries.needed():
-    from scipy import stats
-  bounds = stats.binomtest(wins, trials).proportion_ci(confidence_level=level, method='wilson')
-  return float(bounds.low), float(bounds.high)
+  z, rate = statistics.NormalDist().inv_cdf((1 + level) / 2), wins / trials
+  middle = rate + z * z / (2 * trials)
+  spread = z * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2)
+  whole = 1 + z * z / trials
+  return max((middle - spread) / whole, 0.0), min((middle + spread) / whole, 1.0)
