@@ -72,7 +72,10 @@ setuptools.setup(
   install_requires=REQUIRED,
   extras_require=EXTRAS,
   packages=setuptools.find_packages(include=['t5lite', 't5lite.*']),
-  package_data={'t5lite.data.corpus': ['corpus.txt.xz', 'tokenizer.model', 'NOTICE', 'LICENSE.*']},
+  package_data={
+    't5lite.data.corpus': ['corpus.txt.xz', 'tokenizer.model', 'NOTICE', 'LICENSE.*'],
+    't5lite.insight': ['*.js'],
+  },
   entry_points={'console_scripts': ['t5lite = t5lite.main:main']},
   classifiers=[
     'Development Status :: 4 - Beta',

@@ -133,10 +133,40 @@ def prepare(f: Flags) -> None:
   print(f'train from it with --set=data.source="{source}"')
 
 
-def report(f: Flags) -> None:
-  from t5lite.insight import report as report_lib
+def define_report(f: Flags) -> None:
+  define_workdir(f)
+  help = 'second workdir: write a page on which people rate the answers of both to --task, blinded'
+  flags.DEFINE_string('versus', '', help, flag_values=f)
+  flags.DEFINE_string('task', '', 'of --versus: the task, by name', flag_values=f)
+  help = 'of --versus: rows of the task'
+  flags.DEFINE_enum('split', 'test', ['validation', 'test'], help, flag_values=f)
+  flags.DEFINE_integer('seed', 0, 'of --versus: draws order and sides', flag_values=f)
+  flags.DEFINE_string('output', '', 'of --versus: file for the page', flag_values=f)
+  help = 'file that such a page saved: print the win rate; repeatable, one of each rater'
+  flags.DEFINE_multi_string('ratings', [], help, flag_values=f)
 
-  print(report_lib.write(f.workdir))
+
+def report(f: Flags) -> None:
+  given = ' '.join(f'--{n}={f[n].value}' for n in ('versus', 'task', 'output') if f[n].value)
+  if bool(f.versus) != bool(f.task) or (given and not f.versus):
+    raise errors.ConfigError('give both flags', given, 'use --versus=DIR --task=NAME')
+  if f.versus and f.ratings:
+    where = f'{given} --ratings={f.ratings[0]}'
+    raise errors.ConfigError('give one of two flags', where, 'write a page, or read its ratings')
+  if f.versus:
+    from t5lite.insight import rating
+
+    made = rating.write(f.workdir, f.versus, f.task, f.split, seed=f.seed, output=f.output)
+    print(f'{made.page}: {made.num_pairs:,} pairs to rate')
+    print(f'whose texts are where is in {made.key}: not for the raters')
+  elif f.ratings:
+    from t5lite.insight import win_rate
+
+    print(win_rate.compute(f.workdir, f.ratings))
+  else:
+    from t5lite.insight import report as report_lib
+
+    print(report_lib.write(f.workdir))
 
 
 def define_plan(f: Flags) -> None:
@@ -240,5 +270,5 @@ COMMANDS = {
   'plan': Command('compile for devices that are not there', define_plan, plan),
   'export': Command('write a folder that transformers loads', define_export, export),
   'import': Command('make a workdir of such a folder', define_import, import_),
-  'report': Command('write report.html: curves, samples, settings', define_workdir, report),
+  'report': Command('write report.html; compare runs by human ratings', define_report, report),
 }

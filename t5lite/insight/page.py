@@ -45,7 +45,8 @@ th, td { text-align: left; vertical-align: top; padding: .55rem .9rem .55rem 0;
 th { color: var(--faint); font-weight: 500; }
 th:first-child, td:first-child { font-variant-numeric: tabular-nums; color: var(--faint);
   width: 5.5rem; }
-.plain th:first-child, .plain td:first-child { width: auto; color: inherit; }
+.plain th:first-child, .plain td:first-child { width: 24%; color: inherit; }
+.plain th:last-child { width: 30%; }
 .bars { columns: 13rem; column-gap: 1.5rem; margin: 0; font-size: .85rem; }
 .bars div { display: grid; grid-template-columns: 1fr 5rem 2.5rem; gap: .6rem; break-inside: avoid;
   align-items: center; padding: .1rem 0; }
@@ -70,8 +71,8 @@ pre { background: var(--card); border-radius: .5rem; padding: 1rem; overflow: au
 """
 
 
-def document(title: str, body: str) -> str:
-  """Returns the whole page."""
+def document(title: str, body: str, head: str = '') -> str:
+  """Returns the whole page; `head` is what its head holds besides the style."""
   return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -79,7 +80,7 @@ def document(title: str, body: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <style>{STYLE}</style>
-</head>
+{head}</head>
 <body><main>
 {body}
 </main></body>
