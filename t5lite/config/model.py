@@ -41,13 +41,12 @@ class Model:
   tie_embeddings: bool
   scale_tied_logits: bool = False  # T5 1.0: tied logits times d_model ** -0.5
   mlm_head: bool = False  # BERT: dense, activation, norm before the output, and an output bias
-  num_labels: int = (
-    0  # encoder: outputs of its head for tasks, in place of the vocabulary's; 0: none
-  )
+  # Of an encoder: outputs of its head for tasks, in place of the vocabulary's; 0: none.
+  num_labels: int = 0
   pooler: bool = False  # with num_labels: dense and tanh before it (BERT, of its first token)
-  lora_rank: int = (
-    0  # of adapters beside the matrices of attention and mlp (Hu et al. 2021); 0: none
-  )
+  spans: bool = False  # with num_labels=2: they say where a span begins, and where it ends
+  # Of adapters beside the matrices of attention and mlp (Hu et al. 2021); 0: none.
+  lora_rank: int = 0
   # A norm on the embeddings (BERT); with norm_order 'pre' the first layer's attention has none of
   # its own (ModernBERT).
   embedding_norm: bool = False
@@ -123,6 +122,12 @@ class Model:
       'not a head for tasks',
       f'model.num_labels={self.num_labels} of an {self.architecture}',
       'use 0: an encoder has labels, the others answer in text',
+    )
+    errors.check(
+      not self.spans or (self.num_labels == 2 and not self.pooler),
+      'not a head for spans',
+      f'model.spans=True model.num_labels={self.num_labels} model.pooler={self.pooler}',
+      'use model.num_labels=2 model.pooler=False',
     )
     errors.check_at_least('model', {'lora_rank': self.lora_rank}, 0)
     self._check_experts()
