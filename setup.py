@@ -35,7 +35,13 @@ EXTRAS = {
   'hf': ['msgpack>=1.1', 'safetensors>=0.8', 'tokenizers>=0.22'],
   # pytablewriter: of older ones, lm-eval's tables have no headers.
   'lm_eval': ['lm-eval>=0.4.13', 'pytablewriter>=1.2'],
-  'tasks': ['rouge-score>=0.1.2', 'sacrebleu>=2.6', 'scikit-learn>=1.9', 'scipy>=1.17'],
+  'tasks': [
+    'rouge-score>=0.1.2',
+    'sacrebleu>=2.6',
+    'scikit-learn>=1.9',
+    'scipy>=1.17',
+    'seqeval>=1.2.2',
+  ],
   'dev': [
     # tpu: its compiler needs no TPU, and the tests of `plan` need it.
     't5lite[hf,lm_eval,tasks,tpu]',

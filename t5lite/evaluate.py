@@ -16,6 +16,7 @@ from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import data
 from t5lite import errors
+from t5lite import jsonl
 from t5lite import judging
 from t5lite import losses
 from t5lite import models
@@ -169,6 +170,7 @@ def run_tasks(
 
   Raises:
     ConfigError: an unknown task, or one that the model has no way to do.
+    DiskError: a result cannot be written.
   """
   config = load_config(workdir)
   for name in names:
@@ -176,11 +178,12 @@ def run_tasks(
   config, mesh, params, step = load(workdir)
   tokenizer = tokenizer_lib.load(config.data.tokenizer)
   folder = pathlib.Path(workdir) / 'tasks'
-  folder.mkdir(exist_ok=True)
+  with jsonl.disk_errors(folder):
+    folder.mkdir(exist_ok=True)
   with jax.set_mesh(mesh):
     for name in names:
       judged = judging.judge(config, params, tokenizer, name, side, most)
       result = {'step': step, **dataclasses.asdict(judged)}
       path = folder / f'{judged.name}-{side}.json'
-      path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+      jsonl.replace(path, json.dumps(result, indent=1, ensure_ascii=False) + '\n')
       yield step, judged

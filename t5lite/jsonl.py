@@ -66,6 +66,14 @@ def rewind(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
   return kept
 
 
+def replace(path: pathlib.Path, text: str) -> None:
+  """Writes a file in one move; raises DiskError if that fails."""
+  temporary = path.with_name(path.name + '.tmp')
+  with disk_errors(path):
+    temporary.write_text(text, encoding='utf-8')
+    temporary.replace(path)
+
+
 @contextlib.contextmanager
 def disk_errors(path: pathlib.Path) -> Iterator[None]:
   """Raises DiskError in place of an OSError inside."""
@@ -73,5 +81,5 @@ def disk_errors(path: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise errors.DiskError(
-      'cannot write the log', f'{path} ({error.strerror})', 'free some space or change --workdir'
+      'cannot write a file', f'{path} ({error.strerror})', 'free some space or change --workdir'
     ) from error

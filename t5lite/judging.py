@@ -1,14 +1,13 @@
 """How well a model does a task: what it answers to the rows of a split, and the metrics of that.
 
-A task that the run was trained on is answered in text, greedily, or by an encoder's head for
-labels. Another one with labels is zero-shot: the answer is the label that the model finds likeliest
-behind the inputs (rank classification; Brown et al. 2020, section 2.4), or, after span corruption
-alone, in the place of a sentinel there.
+A task that the run was trained on is answered in text, greedily, or by an encoder's head. Another
+one with labels of texts is zero-shot: the answer is the label that the model finds likeliest behind
+the inputs (rank classification; Brown et al. 2020, section 2.4), or, after span corruption alone,
+in the place of a sentinel there.
 """
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 import itertools
 from typing import Any, Literal, NamedTuple
 
@@ -18,15 +17,13 @@ import numpy as np
 from t5lite import config as config_lib
 from t5lite import decoding
 from t5lite import errors
-from t5lite import losses
 from t5lite import models
 from t5lite import objectives
-from t5lite import sharding
 from t5lite import tasks
 from t5lite.data import task_rows
 from t5lite.data import tokenizer as tokenizer_lib
+from t5lite.decoding import heads
 from t5lite.decoding import ranking
-from t5lite.models import decode
 from t5lite.tasks import calibration
 from t5lite.tasks import metrics
 from t5lite.tasks import rendering
@@ -104,7 +101,7 @@ def judge(
   examples = list(itertools.islice(source.documents(), most or None))
   if not examples:
     raise errors.DataError('no rows', f'task {task.name!r}, split {split!r}', 'name a split it has')
-  answer = {'text': _written, 'head': _labelled, 'rank': _ranked}[way]
+  answer = {'text': _written, 'head': _by_head, 'rank': _ranked}[way]
   answers = answer(config, params, tokenizer, task, examples)
   return _judged(task, split, way, examples, answers)
 
@@ -124,13 +121,13 @@ def way_of(config: config_lib.Config, task: config_lib.Task) -> Way:
       'evaluate that one, or train a head for this one',
     )
     return 'head'
-  if task.labels and not trained:
+  if task.labels and not task.words and not trained:
     return 'rank'
   errors.check(
     config.model.architecture != 'encoder',
     'an encoder does not write',
-    f'task {task.name!r} has no labels',
-    'use a task with labels, or another architecture',
+    f'task {task.name!r} has no labels of texts, and there is no head',
+    'train a head for it, or use another architecture',
   )
   return 'text'
 
@@ -206,52 +203,20 @@ def _fills_gaps(config: config_lib.Config) -> bool:
   return only_text and config.objective.name == 'span_corruption'
 
 
-def _labelled(
+def _by_head(
   config: config_lib.Config,
   params: models.Params,
   tokenizer: tokenizer_lib.Tokenizer,
   task: config_lib.Task,
   examples: Sequence[rendering.Example],
 ) -> list[Answer]:
-  mesh, size = jax.sharding.get_mesh(), config.data.batch_size
-  here, answers = sharding.local_rows(mesh, size), []
-  for start in range(0, len(examples), size):
-    part = list(examples[start : start + size])
-    filled = part + part[:1] * (size - len(part))
-    batch = {name: x[here] for name, x in _batch(config, tokenizer, filled).items()}
-    logits_BV = _label_logits(config.model, params, sharding.to_device(batch, size, mesh))
-    logits_BV = np.asarray(logits_BV)[: len(part), : len(task.labels)]
-    answers += [_chosen(task, logits_V) for logits_V in logits_BV]
-  return answers
-
-
-def _batch(
-  config: config_lib.Config,
-  tokenizer: tokenizer_lib.Tokenizer,
-  examples: Sequence[rendering.Example],
-) -> dict[str, np.ndarray]:
-  """Returns a batch with an example in each row, as it is in training."""
-  config = dataclasses.replace(config, data=dataclasses.replace(config.data, examples='windows'))
-  vocabulary = tokenizer.vocabulary
-  texts = iter(tokenizer.encode([text for example in examples for text in example.inputs]))
-  given = [
-    objectives.supervised.separated(vocabulary, [next(texts) for _ in example.inputs])
-    for example in examples
-  ]
-  sizes_N = np.array(list(map(len, given)))
-  inputs_N, _ = objectives.supervised.cut(config, vocabulary, sizes_N, np.full(len(given), 2))
-  tokens_NxL = np.zeros((len(given), inputs_N.max() + 2), np.int32)  # a label, not known, and EOS
-  for row, ids, length in zip(tokens_NxL, given, inputs_N, strict=True):
-    row[:length] = ids[:length]
-  keys_N = np.zeros(len(given), np.uint64)
-  return objectives.batch(config, vocabulary, tokens_NxL, inputs_N + 2, keys_N, inputs_N=inputs_N)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _label_logits(model: config_lib.Model, params: models.Params, batch: models.Batch) -> jax.Array:
-  hidden_BTD = models.hidden(model, params, batch)
-  first_B1D = losses.at_positions(hidden_BTD, batch['encoder_prediction_positions'])
-  return decode.whole(models.logits(model, params, first_B1D)[:, 0])
+  if task.span:
+    return list(map(Answer, heads.spans(config, params, tokenizer, examples)))
+  if task.words:
+    rows = heads.tags(config, params, tokenizer, examples, len(task.labels))
+    return [Answer(' '.join(task.labels[tag] for tag in tags)) for tags in rows]
+  logits = heads.labels(config, params, tokenizer, examples, len(task.labels))
+  return [_chosen(task, logits_V) for logits_V in logits]
 
 
 def _chosen(task: config_lib.Task, logits_V: np.ndarray) -> Answer:
@@ -268,11 +233,13 @@ def _judged(
   examples: Sequence[rendering.Example],
   answers: Sequence[Answer],
 ) -> Judged:
-  texts, references = [one.text for one in answers], [one.references for one in examples]
+  texts, targets = [one.text for one in answers], [one.targets for one in examples]
+  references = [one.references for one in examples]
   values, signatures = {}, {}
   for metric in task.metrics:
-    several = references if metric in metrics.MANY else [one.targets for one in examples]
-    values |= metrics.compute(metric, texts, several)
+    several = references if metric in metrics.MANY else targets
+    of_words = metrics.by_word(texts, targets) if task.words and metric != 'entity_f1' else None
+    values |= metrics.compute(metric, *(of_words or (texts, several)))
     signatures[metric] = metrics.signature(metric, several)
   if answers[0].probabilities is not None:
     labels = [task.labels.index(one.targets) for one in examples]

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from t5lite import config as config_lib
 from t5lite import models
 from t5lite import sharding
+from t5lite.objectives import supervised
 
 CHUNK_ROWS = 512  # of a device, whose logits exist at once; the fastest on a CPU of 128 to 2048
 
@@ -216,9 +217,40 @@ def of_batch(
 
   An encoder's output layer runs only at `encoder_prediction_positions`.
   """
+  if config.model.spans:
+    return of_spans(config, params, batch, key)
   predictions, routing = _predictions(config, params, batch, key)
   sums: Any = of_output(config, *predictions)
   return sums if routing is None else with_routing(config, sums, routing, predictions[-1])
+
+
+def of_spans(
+  config: config_lib.Config,
+  params: models.Params,
+  batch: models.Batch,
+  key: jax.Array | None = None,
+) -> Sums:
+  """Returns the sums of where spans begin and end: two choices among a row's tokens each.
+
+  Source: Devlin et al. 2019, section 4.2; padding is not among the choices.
+  """
+  hidden_BTD, routing = models.forward(config.model, params, batch, key)
+  logits_BTK = models.logits(config.model, params, hidden_BTD)  # K: begin, end
+  if not jax.sharding.get_abstract_mesh().empty:
+    logits_BTK = jax.sharding.reshard(logits_BTK, sharding.rules().spec('batch', 'length', None))
+  is_text_BxT = models.encoder_segments(batch) > 0
+  logits_BTK = jnp.where(is_text_BxT[..., None], logits_BTK, jnp.finfo(jnp.float32).min)
+  marks_BxT = batch['encoder_target_tokens']
+  asked_BTK = jnp.stack([marks_BxT & supervised.BEGIN, marks_BxT & supervised.END], axis=-1) > 0
+  log_z_BK = jax.nn.logsumexp(logits_BTK, axis=1)
+  target_BK = jnp.sum(jnp.where(asked_BTK, logits_BTK, 0), axis=1)
+  weights_BK = jnp.any(asked_BTK, axis=1).astype(jnp.float32)
+  total = lambda x_BK: jnp.sum(x_BK * weights_BK)
+  loss = total(log_z_BK - target_BK)
+  objective = loss + config.train.z_loss * total(jnp.square(log_z_BK))
+  correct = total(target_BK >= jnp.max(logits_BTK, axis=1))
+  sums = Sums(loss, objective, correct, jnp.sum(weights_BK))
+  return sums if routing is None else with_routing(config, sums, routing, weights_BK)
 
 
 def by_row(config: config_lib.Config, params: models.Params, batch: models.Batch) -> Sums:

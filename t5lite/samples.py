@@ -8,6 +8,7 @@ from t5lite import decoding
 from t5lite import models
 from t5lite import sharding
 from t5lite.data import dataset
+from t5lite.decoding import heads
 
 COUNT = 2  # examples
 PROMPT = 32  # tokens that a decoder is given
@@ -21,13 +22,13 @@ def of_batch(
 ) -> list[tuple[str, str]]:
   """Returns (name, text) of the first examples of a batch: input, target, prediction.
 
-  The text of a label is its number.
+  The text of a label is its number, that of a span its tokens.
   """
   make = _filled if config.model.architecture == 'encoder' else _continued
   texts = []
   for row, sample in enumerate(make(config, params, tokenizer, batch)):
     for name, tokens in zip(('input', 'target', 'prediction'), sample, strict=True):
-      is_label = config.model.num_labels and name != 'input'
+      is_label = config.model.num_labels and not config.model.spans and name != 'input'
       text = ', '.join(map(str, tokens)) if is_label else tokenizer.decode(tokens)
       texts.append((f'{row}/{name}', text))
   return texts
@@ -83,11 +84,24 @@ def _filled(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]:
   del tokenizer
   with sharding.whole_rows(params) as params:
     logits = jax.jit(models.apply, static_argnums=0)(config.model, params, batch)
-  likeliest = np.asarray(jax.device_get(logits)).argmax(axis=-1)
+  logits = np.asarray(jax.device_get(logits))
+  likeliest = logits.argmax(axis=-1)
   inputs, targets = batch['encoder_input_tokens'], batch['encoder_target_tokens']
+  if config.model.spans:
+    return [_found(batch, logits, row) for row in range(COUNT)]
   if config.model.num_labels:
     asked = batch['encoder_loss_weights'] > 0
     labels = [[each[row][asked[row]] for each in (targets, likeliest)] for row in range(COUNT)]
     return [(inputs[row], *labels[row]) for row in range(COUNT)]
   filled = np.where(batch['encoder_loss_weights'] > 0, likeliest, targets)
   return list(zip(inputs[:COUNT], targets[:COUNT], filled[:COUNT], strict=True))
+
+
+def _found(batch: dataset.Batch, logits_BTK: np.ndarray, row: int) -> tuple[np.ndarray, ...]:
+  """Returns the text of a row, the span that is asked for, and the likeliest one."""
+  inputs, marks = batch['encoder_input_tokens'][row], batch['encoder_target_tokens'][row]
+  asked = np.flatnonzero(marks)
+  segments = batch.get('encoder_segment_ids', batch['encoder_input_tokens'])
+  length = np.count_nonzero(segments[row])
+  start, end = heads.best_span(logits_BTK[row, :length])
+  return inputs, inputs[asked[0] : asked[-1] + 1], inputs[start : end + 1]

@@ -42,6 +42,10 @@ def _pairs(
 
 ENTAILED = ('entailment', 'not_entailment')
 SENTENCES = ('sentence1', 'sentence2')
+ENTITIES = (
+  'Ann Lee of Acme Corp met the EU in New York Grand Prix',
+  'B-PER I-PER O B-ORG I-ORG O O B-ORG O B-LOC I-LOC B-MISC I-MISC',
+)
 ARTICLE = 'Storms hit the coast. They left 3 dead.'
 MNLI = [
   _case(
@@ -234,13 +238,28 @@ CASES: dict[str, list[Case]] = {
         'title': 'Ice',
         'context': 'Ice melts (at 0 C).',
         'question': f'When does ice melt, {split}?',
-        'answers': {'text': list(answers), 'answer_start': [11] * len(answers)},
+        'answers': {
+          'text': list(answers),
+          'answer_start': [11 + 'at 0 C'.index(answer) for answer in answers],
+        },
       },
       f'question: When does ice melt, {split}? context: Ice melts (at 0 C).',
       answers[0],
-      references=answers,
+      (f'When does ice melt, {split}?', 'Ice melts (at 0 C).'),
+      answers,
     )
     for split, answers in (('train', ('0 C',)), ('validation', ('at 0 C', '0', '0 C')))
+  ],
+  'conll2003': [
+    Case(
+      split,
+      {'tokens': ENTITIES[0].split(), 'ner': ENTITIES[1].split()}
+      | {name: ['NN'] * 13 if name == 'pos' else ['B-NP'] * 13 for name in ('pos', 'chunks')},
+      f'tag entities: {ENTITIES[0]}',
+      ENTITIES[1],
+      (ENTITIES[0],),
+    )
+    for split in ('train', 'dev', 'test')
   ],
   'cnn_dailymail': [
     Case(

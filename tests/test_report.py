@@ -158,6 +158,15 @@ def test_every_metric_has_its_chart(finished):
   ]
 
 
+def test_tasks_evaluated_in_training_have_their_charts(finished):
+  with metrics.Writer(finished, 600, steps_done=600) as writer:
+    for step, accuracy in ((600, 0.5), (800, 0.75)):
+      writer.write(step, {'eval/sections/accuracy': accuracy, 'eval/sections/f1_macro': accuracy})
+  page = Page(report.write(finished).read_text())
+  labels = [value for name, value in page.attributes if name == 'aria-label']
+  assert labels[-2:] == ['sections accuracy', 'sections f1_macro']
+
+
 def test_axes_are_labelled_and_colours_follow_the_theme():
   steps = np.arange(1.0, 50)
   series = charts.Series('training', steps, 1 / steps, 'train', 'smoothed')

@@ -25,6 +25,7 @@ SIDES = [
   for side in ('train', 'validation', 'test')
   if getattr(task, side)
 ]
+WITH_LABELS = lambda task: task.labels and not task.words  # of whole texts
 # The library's own builders, so that features, names of splits, versions and labels are those of a
 # user's copy; only the rows are ours.
 MAKE = """
@@ -118,6 +119,7 @@ def test_what_is_measured_has_labels():
     'glue_mnli': ('train', 'validation_matched', 'validation_matched'),
     'glue_mnli_mismatched': ('train', 'validation_mismatched', 'validation_mismatched'),
     'imdb': ('train', '', 'test'),
+    'conll2003': ('train', 'dev', 'test'),
   }
   for name, task in TASKS.items():
     public = name.startswith(('cnn', 'xsum', 'wmt'))
@@ -136,7 +138,7 @@ def test_rows_are_written_as_t5_writes_them(name, side, data_dir):
     )
 
 
-@pytest.mark.parametrize(('name', 'side'), [pair for pair in SIDES if TASKS[pair[0]].texts])
+@pytest.mark.parametrize(('name', 'side'), [pair for pair in SIDES if WITH_LABELS(TASKS[pair[0]])])
 def test_an_encoder_reads_the_texts_and_counts_labels_as_the_dataset(name, side, data_dir):
   task = TASKS[name]
   feature = record_files._builder(task.source.removeprefix('tfds:')).info.features['label']
@@ -150,12 +152,35 @@ def test_an_encoder_reads_the_texts_and_counts_labels_as_the_dataset(name, side,
   assert all(each.targets == task.labels[each.label] for each in made)
 
 
-def test_tasks_without_texts_are_those_without_labels():
-  assert {name for name in TASKS if not TASKS[name].texts} == {
-    *('squad', 'superglue_record', 'cnn_dailymail', 'xsum'),
+@pytest.mark.parametrize('side', ['train', 'validation', 'test'])
+def test_an_encoder_finds_answers_where_the_dataset_has_them(side, data_dir):
+  made = read(TASKS['squad'], getattr(TASKS['squad'], side), 'encoder')
+  found = cases('squad', getattr(TASKS['squad'], side))
+  assert [each.inputs for each in made] == [case.texts for case in found]
+  starts = [case.row['answers']['answer_start'][0] for case in found]
+  assert [each.span for each in made] == [
+    (s, s + len(e.targets)) for s, e in zip(starts, made, strict=True)
+  ]
+  assert all(each.inputs[1][slice(*each.span)] == each.targets for each in made)
+
+
+@pytest.mark.parametrize('side', ['train', 'validation', 'test'])
+def test_an_encoder_has_a_label_for_each_word(side, data_dir):
+  task = TASKS['conll2003']
+  info = record_files._builder('conll2003').info
+  assert list(task.labels) == info.features['ner'].feature.names
+  (made,) = read(task, getattr(task, side), 'encoder')
+  (text,) = made.inputs
+  words = [text[place:].split()[0] for place, _ in made.tags]
+  assert words == shipped_cases.ENTITIES[0].split()
+  assert ' '.join(task.labels[label] for _, label in made.tags) == shipped_cases.ENTITIES[1]
+
+
+def test_what_is_not_for_an_encoder():
+  assert {name for name, task in TASKS.items() if not (task.labels or task.span)} == {
+    *('superglue_record', 'cnn_dailymail', 'xsum'),
     *('wmt14_en_de', 'wmt14_en_fr', 'wmt16_en_ro'),
   }
-  assert all(bool(task.texts) == bool(task.labels) for task in TASKS.values())
 
 
 @pytest.mark.parametrize('name', [name for name in TASKS if shipped_cases.unanswered(name)])

@@ -157,6 +157,7 @@ def test_rouge_lsum_does_not_ask_for_the_order_of_sentences():
 def test_empty_predictions_are_worse_than_right_ones(name):
   """And neither is NaN; the texts are numbers, so that every metric takes them."""
   right = ['1 000 000 000', '2 000 000 000'] if name in metrics.MANY else ['1', '2']
+  right = ['B-1 O', 'O B-2'] if name == 'entity_f1' else right
   empty, perfect = (metrics.compute(name, given, right) for given in (['', ''], right))
   assert all(map(math.isfinite, [*empty.values(), *perfect.values()]))
   first = next(iter(perfect))
@@ -263,3 +264,25 @@ def test_an_interval_of_nothing_is_everything():
   assert calibration.interval(0, 0) == (0, 1)
   with pytest.raises(errors.DataError, match='not a rate: 3 of 2'):
     calibration.interval(3, 2)
+
+
+def test_entities_are_right_as_a_whole():
+  right = ['B-PER I-PER O B-LOC', 'O B-PER O']
+  found = ['B-PER I-PER O O', 'O B-PER I-PER']  # one right, one missed, one too long
+  values = metrics.compute('entity_f1', found, right)
+  assert values['entity_precision'] == pytest.approx(1 / 2)
+  assert values['entity_recall'] == pytest.approx(1 / 3)
+  assert values['entity_f1'] == pytest.approx(2 / 5)
+  assert values['entity_f1/LOC'] == 0 and values['entity_f1/PER'] == pytest.approx(1 / 2)
+  assert (
+    metrics.compute('entity_f1', ['O O'], ['O O'])['entity_f1'] == 0
+  )  # there is nothing to find
+  strays = metrics.compute('entity_f1', ['B-PER I-PER dog B-LOC extra', ''], right)
+  assert strays['entity_recall'] == pytest.approx(2 / 3)
+  with pytest.raises(errors.DataError, match="label is no part of an entity: 'NOUN'"):
+    metrics.compute('entity_f1', ['O'], ['NOUN'])
+
+
+def test_words_are_compared_one_by_one():
+  found, right = metrics.by_word(['a b c', 'a', ''], ['a b', 'b a', 'c'])
+  assert right == ['a', 'b', 'b', 'a', 'c'] and found == ['a', 'b', 'a', '', '']

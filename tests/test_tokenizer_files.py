@@ -125,6 +125,20 @@ def test_special_tokens_are_text_unless_marked(name, loaded):
   assert plain.dtype == marked.dtype == np.int32
 
 
+@pytest.mark.parametrize('name', WRITERS)
+def test_tokens_know_their_characters(name, loaded):
+  text = ' The naïve cat,  the\nother 東京 dog'
+  tokenizer = loaded(name)
+  aligned = tokenizer.align(text)
+  np.testing.assert_array_equal(aligned.ids, tokenizer.encode([text])[0])
+  assert len(aligned.ids) > 6 and (np.diff(aligned.ends) >= 0).all()
+  for word in ('cat', 'other', 'dog'):
+    place = text.index(word)
+    token = aligned.at(place)
+    assert aligned.starts[token] <= place < aligned.ends[token] <= place + len(word)
+  assert aligned.at(len(text)) == -1
+
+
 def test_words_begin_where_they_do(loaded):
   for name in WRITERS:
     tokenizer = loaded(name)

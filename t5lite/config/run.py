@@ -69,6 +69,12 @@ class Config:
       f'model.num_labels={self.model.num_labels} with data.source={data.source!r}',
       "use data.source='task:NAME', or model.num_labels=0",
     )
+    errors.check(
+      not (self.model.spans and self.train.label_smoothing),
+      'no label smoothing for spans',
+      f'model.spans=True with train.label_smoothing={self.train.label_smoothing}',
+      'use train.label_smoothing=0',
+    )
     best = self.checkpoint.best.split('/')
     errors.check(
       len(best) != 3 or best[1] in self.eval.tasks,

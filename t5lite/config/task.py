@@ -1,6 +1,7 @@
 """What a downstream task is: rows, a template that makes text of them, and metrics."""
 
 import dataclasses
+import re
 import string
 from typing import Literal
 
@@ -9,7 +10,7 @@ from t5lite import errors
 TASK = 'task:'  # begins the name of a source that is a task
 
 MetricName = Literal[
-  'accuracy', 'f1', 'matthews', 'pearson', 'spearman', 'exact_match', 'token_f1',
+  'accuracy', 'f1', 'matthews', 'pearson', 'spearman', 'exact_match', 'token_f1', 'entity_f1',
   'bleu', 'chrf', 'rouge',
 ]  # fmt: skip
 
@@ -27,6 +28,11 @@ class Task:
   targets: str  # template of what is asked for
   labels: tuple[str, ...] = ()  # all targets that there are; a whole number in a row counts them
   texts: tuple[str, ...] = ()  # templates of what an encoder reads, one or two; (): `inputs`
+  # Field with a list of words, each of which has a label, in the field that `targets` names alone:
+  # targets='{ner}'. In templates both lists are texts, with spaces between.
+  words: str = ''
+  # Field with the character of the last of `texts` at which the target begins: an encoder finds it.
+  span: str = ''
   references: str = ''  # field with the list of all right answers; '': the target alone
   metrics: tuple[MetricName, ...] = ()
   preprocess: str = ''  # MODULE:FUNCTION that gives the task's rows of a row; '': the row itself
@@ -64,11 +70,46 @@ class Task:
       f'{where}: labels={self.labels}',
       'give two or more, each once',
     )
+    self._check_tokens(where)
     errors.check(
       self.preprocess == '' or all(self.preprocess.partition(':')),
       'not a function',
       f'{where}: preprocess={self.preprocess!r}',
       "use 'package.module:function'",
+    )
+
+  def _check_tokens(self, where: str) -> None:
+    """Raises ConfigError unless what is asked for of words or of a span is whole."""
+    if self.words:
+      errors.check(
+        re.fullmatch(r'{\w+}', self.targets) is not None,
+        'words need a field of labels',
+        f'{where}: words={self.words!r} targets={self.targets!r}',
+        "name it alone: targets='{FIELD}'",
+      )
+      errors.check(
+        bool(self.labels) and not any(re.search(r'\s', label) for label in self.labels),
+        'words need labels without spaces',
+        f'{where}: labels={self.labels}',
+        'name the labels of the words',
+      )
+      errors.check(
+        not self.texts and not self.references,
+        'an encoder reads the words alone',
+        f'{where}: words={self.words!r} texts={self.texts} references={self.references!r}',
+        'leave texts and references out',
+      )
+    errors.check(
+      'entity_f1' not in self.metrics or bool(self.words),
+      'entities are of words',
+      f'{where}: metrics={self.metrics}',
+      'name the field with the words, or leave entity_f1 out',
+    )
+    errors.check(
+      not self.span or bool(self.texts and not self.labels),
+      'a span is a part of a text',
+      f'{where}: span={self.span!r} texts={self.texts} labels={self.labels}',
+      'give texts, the last of which holds the targets, and no labels',
     )
 
   @property

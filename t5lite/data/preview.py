@@ -1,6 +1,7 @@
 """The first batch as text: what the model sees and what it is asked for."""
 
 from collections.abc import Iterator
+import functools
 import textwrap
 
 import numpy as np
@@ -26,7 +27,9 @@ def preview(config: config_lib.Config, count: int) -> str:
     f'batch of step 0: {", ".join(f"{name} {list(x.shape)}" for name, x in batch.items())}',
     f'padding: {dataset.padding_share(batch):.1%}',
   ]
-  describe = _labelled if config.model.num_labels else _describe
+  describe = _describe
+  if config.model.num_labels:
+    describe = functools.partial(_labelled, spans=config.model.spans)
   for row in range(min(count, config.data.batch_size)):
     for segment, example in _segments({name: x[row] for name, x in batch.items()}):
       lines += ['', f'row {row}{segment}', *describe(example, source.tokenizer)]
@@ -64,9 +67,18 @@ def _describe(example: dataset.Batch, tokenizer: tokenizer_lib.Tokenizer) -> lis
   return _paragraph('inputs', inputs, tokenizer) + _paragraph('targets', targets, tokenizer)
 
 
-def _labelled(example: dataset.Batch, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:
-  """Returns the text and the number of its label."""
+def _labelled(
+  example: dataset.Batch, tokenizer: tokenizer_lib.Tokenizer, *, spans: bool
+) -> list[str]:
+  """Returns the text and the numbers of its labels, or its span."""
   asked = example['encoder_loss_weights'] > 0
+  if spans:
+    first, last = np.flatnonzero(asked)[[0, -1]]
+    span = example['encoder_input_tokens'][first : last + 1]
+    return [
+      *_paragraph('inputs', example['encoder_input_tokens'], tokenizer),
+      *_paragraph('span', span, tokenizer),
+    ]
   labels = ', '.join(map(str, example['encoder_target_tokens'][asked]))
   return [*_paragraph('inputs', example['encoder_input_tokens'], tokenizer), f'  label: {labels}']
 

@@ -22,6 +22,7 @@ import time
 import numpy as np
 
 from t5lite import errors
+from t5lite.data import marks
 from t5lite.data import sources
 from t5lite.data import store
 from t5lite.data import tokenizer as tokenizer_lib
@@ -203,10 +204,12 @@ def _tokenise(
   for example in examples:
     inputs = [next(encoded) for _ in example.inputs]
     targets = next(encoded)
-    if example.label >= 0:  # what an encoder is asked for is no text
-      targets = np.array([example.label], np.int32)
+    given = supervised.separated(tokenizer.vocabulary, inputs) if inputs else eos[:0]
+    if (
+      example.label >= 0 or example.tags or example.span
+    ):  # what an encoder is asked for is no text
+      targets = marks.of_example(tokenizer, example, len(given))
     if len(targets):
-      given = supervised.separated(tokenizer.vocabulary, inputs) if inputs else eos[:0]
       kept.append((example, len(given), [given, targets, eos]))
   documents = np.zeros(len(kept), store.DOCUMENT)
   documents['tokens'] = [sum(map(len, parts)) for _, _, parts in kept]

@@ -20,7 +20,7 @@ import itertools
 import os
 import pathlib
 import re
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import sentencepiece
@@ -34,6 +34,19 @@ from t5lite.data import tokenizer_model
 # reaches it in parts of at most so many characters, and so many characters in one call.
 PART = 8_000
 CALL = 4_000_000
+
+
+class Aligned(NamedTuple):
+  """Token ids and which characters of the text each stands for; both ends never fall."""
+
+  ids: np.ndarray
+  starts: np.ndarray
+  ends: np.ndarray
+
+  def at(self, place: int) -> int:
+    """Returns the first token with that character of the text; -1: no token has it."""
+    token = int(np.searchsorted(self.ends, place, side='right'))
+    return token if token < len(self.ids) and self.starts[token] <= place else -1
 
 
 class Tokenizer(Protocol):
@@ -55,6 +68,10 @@ class Tokenizer(Protocol):
 
   def encode_marked(self, text: str) -> np.ndarray:
     """Returns the int32 ids of a text in which `[MASK]`, `<extra_id_0>`, ... are the tokens."""
+    ...
+
+  def align(self, text: str) -> Aligned:
+    """Returns what `encode` gives for a text, with the characters of each token."""
     ...
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -142,6 +159,19 @@ class SentencePiece:
         ids[i] = ids[i][:-1]
       ids[i] = np.append(ids[i], np.int32(self._ids[mark]))
     return np.concatenate(ids)
+
+  def align(self, text: str) -> Aligned:
+    """Returns what `encode` gives for a text, with the characters of each token."""
+    found, before = [], -len(self._prefix)
+    for part in cut(self._prefix + text if text else '', PART):
+      content = _utf8(part)
+      is_first = np.frombuffer(content, np.uint8) & 0xC0 != 0x80  # of the bytes of a character
+      characters = np.concatenate([[0], np.cumsum(is_first)]) + before
+      (made,) = self._encoder.encode([content], return_type='proto')
+      found += [(p.id, characters[p.begin], characters[p.end]) for p in made.pieces]
+      before += len(part)
+    ids, starts, ends = np.array(found, np.int32).reshape(-1, 3).T
+    return Aligned(ids, np.maximum(starts, 0), ends)  # the added space is no character
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """Returns the text of token ids, special tokens by name but for padding, which is left out."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from t5lite import errors
 from t5lite import objectives
+from t5lite.data import tokenizer
 from t5lite.data import tokenizer_model
 
 try:
@@ -85,6 +86,14 @@ class FastTokenizer:
       check_characters(text)
     made = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return [np.array(each.ids, np.int32) for each in made]
+
+  def align(self, text: str) -> tokenizer.Aligned:
+    """Returns what `encode` gives for a text, with the characters of each token."""
+    self._tokenizer.encode_special_tokens = True
+    check_characters(text)
+    made = self._tokenizer.encode(text, add_special_tokens=False)
+    starts, ends = np.array(made.offsets, np.int32).reshape(-1, 2).T
+    return tokenizer.Aligned(np.array(made.ids, np.int32), starts, ends)
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """Returns the text of token ids, special tokens by name but for padding, which is left out."""

@@ -13,7 +13,7 @@ WIDE, SMALL = (8.6, 3.6), (4.3, 2.7)  # inches
 
 def section(run: logs.Logs) -> str:
   """Returns the charts: the loss wide, the others beside each other."""
-  found = [loss_chart(run), *small_charts(run)]
+  found = [loss_chart(run), *small_charts(run), *probes(run)]
   figures = []
   for index, chart in enumerate(chart for chart in found if chart.series):
     keys = [(series.label, series.color) for series in chart.series if series.label]
@@ -36,8 +36,10 @@ def peaks(chart: charts.Chart) -> list[tuple[str, str]]:
 
 
 def loss_chart(run: logs.Logs) -> charts.Chart:
-  uniform = math.log(run.config.model.vocab_size)
-  levels = [charts.Level(f'a uniform guess, ln(vocabulary) = {uniform:.2f}', uniform)]
+  levels = []
+  if not run.config.model.num_labels:
+    uniform = math.log(run.config.model.vocab_size)
+    levels.append(charts.Level(f'a uniform guess, ln(vocabulary) = {uniform:.2f}', uniform))
   entropy = run.last('eval/unigram_entropy')
   if entropy is not None:
     levels.append(charts.Level(f'unigram entropy of the held-out targets, {entropy:.2f}', entropy))
@@ -95,6 +97,19 @@ def small_charts(run: logs.Logs) -> list[charts.Chart]:
     charts.Chart('Energy', 'kWh', existing(of('train/energy_kwh', 'line')), from_zero=True),
   ]
   return [chart for chart in found if chart.series]
+
+
+def probes(run: logs.Logs) -> list[charts.Chart]:
+  """Returns a chart for each number of the tasks that were evaluated in training."""
+  names = sorted({name for record in run.records for name in record if name.count('/') == 2})
+  return [
+    charts.Chart(
+      ' '.join(name.split('/')[1:]),
+      name.split('/')[-1],
+      existing(charts.Series('validation', *run.series(name), 'held-out', 'points')),
+    )
+    for name in names
+  ]
 
 
 def existing(*series: charts.Series) -> list[charts.Series]:

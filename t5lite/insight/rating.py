@@ -135,9 +135,8 @@ def write(
   key_path = path_of_key(workdir, key.page_id)
   with jsonl.disk_errors(folder):
     folder.mkdir(exist_ok=True)
-    key_path.write_text(json.dumps(dataclasses.asdict(key)) + '\n')
-  with jsonl.disk_errors(page_path):
-    page_path.write_text(document(key, items), encoding='utf-8')
+  jsonl.replace(key_path, json.dumps(dataclasses.asdict(key)) + '\n')
+  jsonl.replace(page_path, document(key, items))
   return Written(page_path, key_path, len(items))
 
 

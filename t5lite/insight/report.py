@@ -44,10 +44,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   sections += [tasks, samples(run), manifest(run)]
   path = run.workdir / 'report.html'
   content = page.document(f'{run.workdir.name}: t5lite', '\n'.join(sections))
-  temporary = path.with_name(path.name + '.tmp')
-  with jsonl.disk_errors(path):
-    temporary.write_text(content, encoding='utf-8')
-    temporary.replace(path)
+  jsonl.replace(path, content)
   return path
 
 

@@ -16,6 +16,7 @@ from t5lite.models import layers
 from t5lite.models import transformer
 from t5lite.models.moe import Routing as Routing
 from t5lite.models.transformer import Output as Output
+from t5lite.models.transformer import encoder_segments as encoder_segments
 from t5lite.models.transformer import output_letters as output_letters
 
 Params = dict[str, Any]

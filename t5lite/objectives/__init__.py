@@ -83,17 +83,38 @@ def check_task(config: config_lib.Config, vocabulary: Vocabulary, task: config_l
   )
   if config.model.architecture == 'encoder':
     errors.check(
-      bool(task.labels),
+      bool(task.labels or task.span),
       'an encoder has no answer for this task',
-      f'task {task.name!r} has no labels',
+      f'task {task.name!r} has neither labels nor a span',
       'use an encoder_decoder or a decoder',
     )
-    errors.check(
-      config.model.num_labels >= len(task.labels),
-      'too few outputs for the labels of the task',
-      f'model.num_labels={config.model.num_labels}, task {task.name!r} has {len(task.labels)}',
-      f'use --set=model.num_labels={len(task.labels)} --set=model.pooler=True',
-    )
+    _check_head(config, task)
+
+
+def _check_head(config: config_lib.Config, task: config_lib.Task) -> None:
+  """Raises ConfigError if the model's head is not what a task's answers are read from."""
+  model, num_labels = config.model, 2 if task.span else len(task.labels)
+  pooler = not task.span and not task.words
+  remedy = f'use --set=model.num_labels={num_labels} --set=model.pooler={pooler}'
+  remedy += f' --set=model.spans={bool(task.span)}'
+  errors.check(
+    model.num_labels >= num_labels,
+    'too few outputs for the labels of the task',
+    f'model.num_labels={model.num_labels}, task {task.name!r} has {num_labels}',
+    remedy,
+  )
+  errors.check(
+    model.spans == bool(task.span) and not (model.pooler and task.words),
+    'not the head for the task',
+    f'model.pooler={model.pooler} model.spans={model.spans}, task {task.name!r}',
+    remedy,
+  )
+  errors.check(
+    not task.span or config.data.examples == 'windows',
+    'a span is found in a row of one example',
+    f'data.examples={config.data.examples!r}, task {task.name!r}',
+    "use data.examples='windows'",
+  )
 
 
 def _noises(config: config_lib.Config) -> list[tuple[float, float]]:
@@ -209,8 +230,10 @@ def batch(
   inputs_N = np.zeros_like(own) if inputs_N is None else inputs_N
   if config.model.num_labels:
     labelled = supervised.examples(config, vocabulary, raw, inputs_N)
-    most = _num_labelled(config)
-    return converters.labelled(layout, labelled, data.input_length, most, vocabulary.sep)
+    most, spans = _num_labelled(config), config.model.spans
+    return converters.labelled(
+      layout, labelled, data.input_length, most, vocabulary.sep, spans=spans
+    )
   if config.model.architecture == 'encoder':
     masked = mlm.mask(raw, keys_N, vocabulary, objective.noise_density, objective.whole_word)
     return converters.encoder(layout, masked, data.input_length, _num_predictions(config))
@@ -264,7 +287,12 @@ def _of_text(
 
 
 def _num_labelled(config: config_lib.Config) -> int:
-  """Returns the most examples that a row holds: packed, [CLS], a token and [SEP] each."""
+  """Returns the most labels that a row asks for: of each token, or one for each example.
+
+  Packed, an example is [CLS], a token and [SEP] or more.
+  """
+  if not config.model.pooler:
+    return config.data.input_length
   return 1 if config.data.examples == 'windows' else config.data.input_length // 3
 
 

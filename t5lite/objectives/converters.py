@@ -12,6 +12,7 @@ import numpy as np
 
 from t5lite.objectives import mlm
 from t5lite.objectives import pairs
+from t5lite.objectives import supervised
 
 Batch = dict[str, np.ndarray]
 
@@ -129,20 +130,27 @@ def encoder(layout: Layout, examples: mlm.Masked, length: int, num_predictions: 
 
 
 def labelled(
-  layout: Layout, examples: pairs.Pairs, length: int, num_predictions: int, separator: int | None
+  layout: Layout,
+  examples: pairs.Pairs,
+  length: int,
+  num_predictions: int,
+  separator: int | None,
+  *,
+  spans: bool,
 ) -> Batch:
-  """Returns an encoder's inputs, whose first token of each example asks for its label.
+  """Returns an encoder's inputs, with labels at the tokens that are asked for them.
 
+  With `spans`, targets are marks (`supervised.marks`), and a weight is the number of its token's.
   `encoder_token_types` are 0 up to the first separator of an example and 1 behind it.
   """
   inputs, targets = examples
-  shape = inputs.tokens_NxL.shape
-  labels, asked = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-  labels[:, 0], asked[:, 0] = targets.tokens_NxL[:, 0], 1
+  asked_for = supervised.marks(inputs, targets, spans=spans)
+  labels = asked_for if spans else np.maximum(asked_for - 1, 0)
+  asked = np.bitwise_count(asked_for) if spans else asked_for > 0
   is_end = (inputs.tokens_NxL == separator) & inputs.valid_NxL
   types = (np.cumsum(is_end, axis=1) - is_end > 0).astype(np.int32)
   input_tokens, target_tokens, weights, types = place(
-    layout, inputs, length, inputs.tokens_NxL, labels, asked, types
+    layout, inputs, length, inputs.tokens_NxL, labels, asked.astype(np.float32), types
   )
   positions = np.broadcast_to(np.arange(length, dtype=np.int32)[None], weights.shape)
   asked_at = pairs.compact(positions, weights > 0, num_predictions)

@@ -14,6 +14,8 @@ from t5lite import config as config_lib
 from t5lite.objectives import pairs
 from t5lite.objectives.vocabulary import Vocabulary
 
+BEGIN, END = 1, 2  # marks of a span's tokens
+
 
 def around(
   config: config_lib.Config, vocabulary: Vocabulary, *, mode: str = '[S]'
@@ -77,6 +79,30 @@ def lengths(
       return inputs_N + targets_N - 1, np.zeros_like(inputs_N)
     case 'encoder':
       return inputs_N, np.zeros_like(inputs_N)
+
+
+def marks(inputs: pairs.Ragged, targets: pairs.Ragged, *, spans: bool) -> np.ndarray:
+  """Returns what is asked for of each token of `inputs` [N, L], as `data.marks` numbers it.
+
+  A span that is not whole in the inputs, as their end was left out, is asked for at the first
+  token, [CLS], as BERT does (Devlin et al. 2019, section 4.3).
+
+  Args:
+    inputs: with [CLS] before them.
+    targets: marks from [CLS] on, and the end of text.
+    spans: they mark spans.
+  """
+  num, width = inputs.tokens_NxL.shape
+  marks_NxL = np.zeros((num, width), np.int32)
+  given = targets.tokens_NxL[:, :width]
+  is_mark = np.arange(given.shape[1])[None] < targets.lengths_N[:, None] - 1
+  marks_NxL[:, : given.shape[1]] = np.where(is_mark, given, 0)
+  marks_NxL[:, : given.shape[1]] *= inputs.valid_NxL[:, : given.shape[1]]
+  if spans:
+    lost_N = np.bitwise_or.reduce(marks_NxL, axis=1) != BEGIN | END
+    marks_NxL[lost_N] = 0
+    marks_NxL[lost_N, 0] = BEGIN | END
+  return marks_NxL
 
 
 def examples(

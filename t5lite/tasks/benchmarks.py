@@ -1,4 +1,4 @@
-"""The other tasks of T5's paper (Raffel et al. 2020, appendix D), XSum and IMDb.
+"""The other tasks of T5's paper (Raffel et al. 2020, appendix D), XSum, IMDb and CoNLL-2003.
 
 The rows are those of tensorflow-datasets. Texts are read as they are: T5 puts spaces around the
 punctuation of SQuAD, which its metrics leave out anyway.
@@ -32,10 +32,16 @@ def _translation(name: str, pair: str, language: str) -> Task:
   )
 
 
+ENTITIES = ('PER', 'ORG', 'LOC', 'MISC')  # in the order of the dataset
+
+
 def squad(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-  """Yields the row with the texts of its answers, and the first of them."""
-  answers = row['answers']['text']
-  yield {**row, 'answers': answers, 'answer': answers[0] if answers else ''}
+  """Yields the row with the texts of its answers, and the first of them with its place."""
+  answers, starts = row['answers']['text'], row['answers']['answer_start']
+  answer, start = (answers[0], starts[0]) if answers else ('', 0)
+  if not row['context'].startswith(answer, start):  # spaces before the context were taken away
+    start = row['context'].find(answer)
+  yield {**row, 'answers': answers, 'answer': answer, 'start': start}
 
 
 TASKS = (
@@ -44,10 +50,22 @@ TASKS = (
     source='tfds:squad/v1.1',
     inputs='question: {question} context: {context}',
     targets='{answer}',
+    texts=('{question}', '{context}'),
+    span='start',
     references='answers',
     metrics=('exact_match', 'token_f1'),
     preprocess='t5lite.tasks.benchmarks:squad',
     test='validation',  # SQuAD's own is not public
+  ),
+  Task(
+    name='conll2003',
+    source='tfds:conll2003',
+    inputs='tag entities: {tokens}',
+    targets='{ner}',
+    words='tokens',
+    labels=('O', *(f'{place}-{kind}' for kind in ENTITIES for place in 'BI')),
+    metrics=('entity_f1', 'accuracy'),
+    validation='dev',
   ),
   _summary('cnn_dailymail', 'article', 'highlights'),
   _summary('xsum', 'document', 'summary'),

@@ -21,6 +21,7 @@ METRICS: tuple[Name, ...] = get_args(Name)
 # Those that take several references.
 MANY: tuple[Name, ...] = ('exact_match', 'token_f1', 'bleu', 'chrf', 'rouge')
 ROUGE = ('rouge1', 'rouge2', 'rougeL', 'rougeLsum')
+ENTITY = re.compile('O|[BIES]-.+')  # beginning, inside, end, single
 References = Sequence[str] | Sequence[Sequence[str]]  # one a row, or several
 Values = dict[str, float]
 
@@ -28,7 +29,8 @@ Values = dict[str, float]
 def compute(name: Name, predictions: Sequence[str], references: References) -> Values:
   """Returns the values of a metric: mostly one, under its name.
 
-  'f1' gives `f1_macro` and `f1/LABEL` for each label of the references; 'pearson' and 'spearman'
+  'f1' gives `f1_macro` and `f1/LABEL` for each label of the references; 'entity_f1' precision and
+  recall too, and `entity_f1/KIND`; 'pearson' and 'spearman'
   also the share of predictions that are no numbers; 'rouge' the F-measures `rouge1`, `rouge2`,
   `rougeL` and `rougeLsum`.
 
@@ -96,6 +98,51 @@ def _f1(predictions: Sequence[str], references: Sequence[str]) -> Values:
   scores = score(list(references), list(predictions), labels=labels, average=None, zero_division=0)
   each = {f'f1/{label}': float(value) for label, value in zip(labels, scores, strict=True)}
   return {'f1_macro': sum(each.values()) / len(each), **each}
+
+
+def by_word(
+  predictions: Sequence[str], references: Sequence[str], missing: str = ''
+) -> tuple[list[str], list[str]]:
+  """Returns the labels of all words: those of the predictions, as many as there are references.
+
+  `missing` stands for labels that a prediction does not have; those it has too many are left out.
+  """
+  rows = [_tags(*pair, missing) for pair in zip(predictions, references, strict=True)]
+  return [tag for found, _ in rows for tag in found], [tag for _, right in rows for tag in right]
+
+
+def _tags(prediction: str, reference: str, missing: str) -> tuple[list[str], list[str]]:
+  found, right = prediction.split(), reference.split()
+  return [*found, *[missing] * len(right)][: len(right)], right
+
+
+def _entity_f1(predictions: Sequence[str], references: Sequence[str]) -> Values:
+  """Returns precision, recall and F1 of entities, each a run of words (Tjong Kim Sang 2003).
+
+  Labels are such as B-PER, I-PER and O. An entity is right when all its words are, no more and no
+  fewer. F1 is also given of each kind, as `entity_f1/KIND`. A prediction that is no such label is
+  taken for O.
+  """
+  with libraries.needed():
+    from seqeval import metrics
+  pairs = [_tags(*pair, 'O') for pair in zip(predictions, references, strict=True)]
+  right = [tags for _, tags in pairs]
+  if strays := [tag for tags in right for tag in tags if not ENTITY.fullmatch(tag)]:
+    remedy = 'name labels O, B-KIND, I-KIND, or use accuracy and f1'
+    raise errors.DataError('label is no part of an entity', repr(strays[0]), remedy)
+  found = [[tag if ENTITY.fullmatch(tag) else 'O' for tag in tags] for tags, _ in pairs]
+  if not any(tag != 'O' for tags in right + found for tag in tags):
+    return dict.fromkeys(('entity_precision', 'entity_recall', 'entity_f1'), 0.0)
+  report_of: Any = metrics.classification_report  # whose types are guessed from its defaults
+  report = report_of(right, found, output_dict=True, zero_division=0)
+  total = report['micro avg']
+  kinds = {kind: row for kind, row in report.items() if not kind.endswith(' avg')}
+  return {
+    'entity_precision': float(total['precision']),
+    'entity_recall': float(total['recall']),
+    'entity_f1': float(total['f1-score']),
+    **{f'entity_f1/{kind}': float(row['f1-score']) for kind, row in kinds.items()},
+  }
 
 
 def _matthews(predictions: Sequence[str], references: Sequence[str]) -> Values:
@@ -220,6 +267,7 @@ _COMPUTE: Mapping[Name, Callable[..., Values]] = types.MappingProxyType(
     'spearman': _correlation('spearman'),
     'exact_match': _best('exact_match', _exact_match),
     'token_f1': _best('token_f1', _token_f1),
+    'entity_f1': _entity_f1,
     'bleu': _of_corpus('bleu'),
     'chrf': _of_corpus('chrf'),
     'rouge': _rouge,

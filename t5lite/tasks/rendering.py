@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 import importlib
+import itertools
 from typing import Any, NamedTuple
 
 from t5lite import config
@@ -17,13 +18,17 @@ class Example(NamedTuple):
     inputs: what is given; of an encoder, its texts.
     targets: what is asked for.
     references: all right answers, the target among them.
-    label: the number of the target among the task's labels, for an encoder; -1: it is text.
+    label: the number of the target among the task's labels, for an encoder; -1: it has none.
+    tags: of each word, for an encoder: where it begins in the inputs, and its label's number.
+    span: where the target begins and ends in the last of the inputs, for an encoder; (): nowhere.
   """
 
   inputs: tuple[str, ...]
   targets: str
   references: tuple[str, ...]
   label: int = -1
+  tags: tuple[tuple[int, int], ...] = ()
+  span: tuple[int, ...] = ()
 
 
 def example(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
@@ -32,6 +37,8 @@ def example(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
   Raises:
     DataError: the row lacks a field, has no target or one outside the labels.
   """
+  if task.words:
+    return _tagged(task, row, for_encoder=for_encoder)
   templates = task.texts if for_encoder and task.texts else (task.inputs,)
   inputs = tuple(_fill(task, 'inputs', template, row) for template in templates)
   targets = _target(task, row)
@@ -41,7 +48,43 @@ def example(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
   if task.references:
     references = tuple(_value(task, task.references, row)) or references
   label = task.labels.index(targets) if for_encoder and task.labels else -1
-  return Example(inputs, targets, references, label)
+  span = _span(task, row, inputs[-1], targets) if for_encoder and task.span else ()
+  return Example(inputs, targets, references, label, span=span)
+
+
+def _tagged(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
+  """Returns the text of a row whose words have labels."""
+  name = task.targets.strip('{}')
+  words, found = (_list(task, row, field) for field in (task.words, name))
+  tags = [_named(task, tag, row, name) for tag in found]
+  if len(words) != len(tags) or not all(word.strip() for word in map(str, words)):
+    what = f'{len(words)} words with {len(tags)} labels'
+    raise _error(task, what, row, 'give each word a label, and no empty word')
+  if strays := [tag for tag in tags if tag not in task.labels]:
+    raise _stray(task, strays[0], row)
+  text, targets = ' '.join(map(str, words)), ' '.join(tags)
+  if not for_encoder:
+    text = _fill(task, 'inputs', task.inputs, {**row, task.words: text, name: targets})
+    return Example((text,), targets, (targets,))
+  ends = itertools.accumulate(len(str(word)) + 1 for word in words)
+  starts = [0, *ends][: len(words)]
+  numbers = [task.labels.index(tag) for tag in tags]
+  return Example((text,), targets, (targets,), tags=tuple(zip(starts, numbers, strict=True)))
+
+
+def _list(task: config.Task, row: Row, name: str) -> list[Any]:
+  value = _value(task, name, row)
+  if isinstance(value, str) or not isinstance(value, Iterable) or not (found := list(value)):
+    raise _error(task, f'field {name!r} is no list with words', row, 'mend the row')
+  return found
+
+
+def _span(task: config.Task, row: Row, text: str, target: str) -> tuple[int, int]:
+  start = _value(task, task.span, row)
+  if not isinstance(start, int) or start < 0 or not text.startswith(target, start):
+    what = f'target {target!r} is not at {task.span}={start!r}'
+    raise _error(task, what, row, 'give the character of the last text at which it begins')
+  return start, start + len(target)
 
 
 def _target(task: config.Task, row: Row) -> str:
@@ -51,9 +94,13 @@ def _target(task: config.Task, row: Row) -> str:
   if not text.strip():
     raise _error(task, 'row without a target', row, 'remove it, or mend the template')
   if task.labels and text not in task.labels:
-    what = f'label {text!r} is none of {", ".join(task.labels)}'
-    raise _error(task, what, row, 'mend the row, or add it to the labels of the task')
+    raise _stray(task, text, row)
   return text
+
+
+def _stray(task: config.Task, label: Any, row: Row) -> errors.DataError:
+  what = f'label {label!r} is none of {", ".join(task.labels)}'
+  return _error(task, what, row, 'mend the row, or add it to the labels of the task')
 
 
 def _named(task: config.Task, value: Any, row: Row, name: str) -> Any:
