@@ -184,15 +184,15 @@ def batch_spec(name: str, rules: Rules) -> P:
 
 
 @contextlib.contextmanager
-def whole_rows(params: Any) -> Iterator[Any]:
-  """Yields params on the mesh that is set with its `sequence` devices given to `data`.
+def whole_rows(arrays: Any) -> Iterator[Any]:
+  """Yields a tree of arrays on the mesh that is set with its `sequence` devices given to `data`.
 
   For what works on few tokens at a time, as decoding does. Nothing moves: it is the same part of
-  each parameter that every device has.
+  each array that every device has. A random key made on the mesh has to come along.
   """
   mesh = jax.sharding.get_mesh()
   if mesh.empty or mesh.shape['sequence'] == 1:
-    yield params
+    yield arrays
     return
   sizes = dict(mesh.shape)
   sizes |= {'data': sizes['data'] * sizes['sequence'], 'sequence': 1}
@@ -201,13 +201,15 @@ def whole_rows(params: Any) -> Iterator[Any]:
   folded = jax.sharding.Mesh(devices, AXES, axis_types=mesh.axis_types)
 
   def place(x):
+    if not isinstance(x.sharding, jax.sharding.NamedSharding):  # made before the mesh was set
+      return x
     groups = [group if isinstance(group, tuple) else (group,) for group in x.sharding.spec]
     groups = [[other.get(axis, axis) for axis in group] for group in groups]
     spec = P(*(tuple(dict.fromkeys(filter(None, group))) or None for group in groups))
     return jax.device_put(x, jax.sharding.NamedSharding(folded, spec))
 
   with jax.set_mesh(folded):
-    yield jax.tree.map(place, params)
+    yield jax.tree.map(place, arrays)
 
 
 def shard_like(abstract: Any, mesh: jax.sharding.Mesh) -> Any:

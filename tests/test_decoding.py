@@ -201,6 +201,7 @@ def test_a_mesh_changes_nothing(parallel):
   expected = decoding.generate(model, params, PROMPTS, **options)
   mesh = meshes.make(parallel)
   with jax.set_mesh(mesh):
+    options['key'] = jax.random.clone(KEY)  # as a command makes it, on the mesh
     got = decoding.generate(model, sharded(model, params, mesh), PROMPTS, **options)
   np.testing.assert_array_equal(got, expected)
 

@@ -79,9 +79,10 @@ def stream(
   (batch,) = _batches(config.model, [prompt], 1)
 
   def growing() -> Iterator[str]:
-    with sharding.whole_rows(decode.apart(config.model, params)) as whole:
+    arrays = decode.apart(config.model, params), key
+    with sharding.whole_rows(arrays) as (whole, key_there):
       state = loop.start(
-        config.model, whole, batch, max_tokens=max_tokens, key=key, prefix=is_prefix(config)
+        config.model, whole, batch, max_tokens=max_tokens, key=key_there, prefix=is_prefix(config)
       )
       states = loop.progress(config.model, whole, state, choice=sampler, stops=[eos], stride=SHOW)
       for now in states:
@@ -181,7 +182,7 @@ def scored(
   copies = sampler.num_beams if isinstance(sampler, beam.Beam) else num_samples
   found: dict[int, list[Output]] = {}
   params = decode.apart(model, params)
-  with sharding.whole_rows(params) as params:
+  with sharding.whole_rows((params, key)) as (params, key):
     for batch in _batches(model, prompts, max(batch_size // copies, 1)):
       state = loop.start(
         model, params, batch, max_tokens=max_tokens, key=key, prefix=prefix, copies=copies
