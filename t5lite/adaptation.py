@@ -5,7 +5,7 @@
 - An encoder-decoder begins with a decoder on both sides, and with its self-attention as
   cross-attention (T5Gemma: Zhang et al. 2025, section 2).
 
-What has no origin is new: a masked-LM head, token types.
+What has no origin is new: a masked-LM head, token types, the output of a head for other labels.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,6 +17,7 @@ from t5lite import config as config_lib
 from t5lite import errors
 
 WAYS = {('decoder', 'encoder'), ('decoder', 'encoder_decoder')}
+OF_A_HEAD = {'num_labels', 'pooler', 'spans'}  # another one has another output
 # Fields that are no part of the function.
 OF_THE_RUN = {
   *('dropout', 'dtype', 'layers', 'remat', 'initializer', 'init_scale'),

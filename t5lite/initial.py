@@ -4,6 +4,7 @@ That is a workdir (`checkpoint.chosen`), or a folder of Hugging Face's or T5X's,
 `t5lite import` does. If its model is another, they are adapted: see `adaptation`.
 """
 
+from collections.abc import Sequence
 import functools
 import json
 import pathlib
@@ -17,6 +18,9 @@ from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import models
 from t5lite import strict
+from t5lite import tasks
+
+OUTPUT = 'label_head.output.'  # which a head for other labels does not give
 
 
 class Origin(Protocol):
@@ -24,6 +28,7 @@ class Origin(Protocol):
 
   model: config_lib.Model
   shapes: dict[str, tuple[int, ...]]  # by path
+  other_labels: bool  # its head is known to be for others than the run's
 
   def read(self, path: str) -> np.ndarray:
     """Returns an array."""
@@ -32,6 +37,8 @@ class Origin(Protocol):
 
 class Workdir:
   """The checkpoint of a run that `checkpoint.chosen` gives."""
+
+  other_labels = False
 
   def __init__(self, path: str):
     self._saved = checkpoint.chosen(path)
@@ -45,14 +52,18 @@ class Workdir:
 
 
 class Foreign:
-  """A folder of Hugging Face's, or a checkpoint of T5X."""
+  """A folder of Hugging Face's, or a checkpoint of T5X; the labels of its head come as `wanted`."""
 
-  def __init__(self, path: str):
-    from t5lite.interop import source  # needs an extra
+  def __init__(self, path: str, wanted: Sequence[str]):
+    from t5lite.interop import labels  # needs an extra
+    from t5lite.interop import source
 
     folder = source.Folder(pathlib.Path(path))
-    self.model = folder.model
-    weights = folder.weights(folder.model)
+    self.model, order = folder.model, []
+    if wanted and folder.model.num_labels:
+      order = labels.order(labels.names(folder.hf, path), wanted)
+    self.other_labels = order is None
+    weights = folder.weights(folder.model, order or ())
     self.shapes = {path: x.shape for path, x in weights.abstract.items()}
     self.read = weights.read
 
@@ -70,10 +81,13 @@ class Initial:
 
   def __init__(self, config: config_lib.Config):
     self._model = config.model
-    self._origin: Origin = open_origin(config.init_from)
+    task = tasks.only(config)
+    self._origin: Origin = open_origin(config.init_from, task.labels if task else ())
     abstract = checkpoint.flat(abstract_params(config.model))
     fields = adaptation.changes(self._origin.model, config.model)
     self._found = adaptation.origins(abstract, self._origin.shapes)
+    if self._origin.other_labels or fields.keys() & adaptation.OF_A_HEAD:
+      self._found |= dict.fromkeys(path for path in self._found if path.startswith(OUTPUT))
     for path, source in self._found.items():
       if source is not None:
         adaptation.check_shape(self._origin.shapes[source], abstract[path].shape, path)
@@ -96,9 +110,9 @@ class Initial:
     return adaptation.stretched(self._origin.read(source), shape)
 
 
-def open_origin(name: str) -> Origin:
-  """Returns what `init_from` names."""
-  return Foreign(name) if is_foreign(pathlib.Path(name)) else Workdir(name)
+def open_origin(name: str, labels: Sequence[str] = ()) -> Origin:
+  """Returns what `init_from` names, for a run whose task has these labels."""
+  return Foreign(name, labels) if is_foreign(pathlib.Path(name)) else Workdir(name)
 
 
 def is_foreign(folder: pathlib.Path) -> bool:

@@ -1,5 +1,6 @@
 """Small models of the families that transformers has, with workdirs of random parameters."""
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 
@@ -23,7 +24,22 @@ MODERNBERT = families.odd(
   **dict(norm='layer', embedding_norm=True, local_window=3, global_every=3),
   **dict(rotary_base=160_000.0, local_rotary_base=500.0),
 )
-PADS = {'roberta': 1}  # of the others 0
+LABELS = dict(d_model=15, mlm_head=False)
+# Of the tasks that ship, those that these heads do.
+TASKS = {'pooled': 'glue_mnli', 'tokens': 'conll2003', 'spans': 'squad'}
+BERT_HEADS = {
+  'bert_pooled': families.odd(families.BERT, **LABELS, num_labels=3, pooler=True),
+  'bert_tokens': families.odd(families.BERT, **LABELS, num_labels=9),
+  'bert_spans': families.odd(families.BERT, **LABELS, num_labels=2, spans=True),
+}
+HEADS = {
+  **BERT_HEADS,
+  **{
+    name.replace('bert', 'roberta'): dataclasses.replace(model, num_token_types=1)
+    for name, model in BERT_HEADS.items()
+  },
+}
+PADS = {'roberta': 1, **dict.fromkeys(HEADS.keys() - BERT_HEADS.keys(), 1)}  # of the others 0
 MODELS = {
   't5_1_0': families.MODELS['t5_1_0'],
   't5_1_1': families.MODELS['t5_1_1'],
@@ -40,7 +56,13 @@ MODELS = {
   'llama_tied_biased': dataclasses.replace(
     LLAMA, tie_embeddings=True, use_bias=True, rotary_base=500.0, activation='gelu_tanh'
   ),
+  **HEADS,
 }
+
+
+def task_of(name: str) -> list[str]:
+  """Returns the override that names the task of a head, if the model has one."""
+  return [f'data.source=task:{TASKS[name.partition("_")[2]]}'] if name in HEADS else []
 
 
 def float32(model: Model, seed: int = 0):
@@ -52,11 +74,17 @@ def float32(model: Model, seed: int = 0):
 
 
 def write_workdir(
-  workdir: pathlib.Path, model: Model, params, *, with_tokenizer=False, pad: int = 0
+  workdir: pathlib.Path,
+  model: Model,
+  params,
+  *,
+  with_tokenizer=False,
+  pad: int = 0,
+  overrides: Sequence[str] = (),
 ) -> None:
   """Makes a workdir with a checkpoint of step 3; without a tokenizer where the model is small."""
   config = importing.run_config(
-    model, 'corpus' if with_tokenizer else '', '', ['data.batch_size=8']
+    model, 'corpus' if with_tokenizer else '', '', ['data.batch_size=8', *overrides]
   )
   token_ids = {'bos_token_id': 1, 'eos_token_id': 1, 'pad_token_id': pad}
   if model.architecture == 'encoder':

@@ -39,7 +39,9 @@ def exported(tmp_path_factory):
   folder = tmp_path_factory.mktemp('exported')
   for name, model in interop_cases.MODELS.items():
     pad = interop_cases.PADS.get(name, 0)
-    interop_cases.write_workdir(folder / name, model, interop_cases.float32(model), pad=pad)
+    task = interop_cases.task_of(name)
+    params = interop_cases.float32(model)
+    interop_cases.write_workdir(folder / name, model, params, pad=pad, overrides=task)
     interop.export(folder / name, folder / f'{name}.hf')
   return folder
 
@@ -72,7 +74,8 @@ def set_config(folder: pathlib.Path, **changes) -> None:
 @pytest.mark.parametrize('name', interop_cases.MODELS)
 def test_round_trip_is_bitwise(name, exported, tmp_path):
   model = interop_cases.MODELS[name]
-  interop.import_model(exported / f'{name}.hf', tmp_path / 'new')
+  task = interop_cases.task_of(name)
+  interop.import_model(exported / f'{name}.hf', tmp_path / 'new', overrides=task)
   assert_same(interop_cases.read_params(tmp_path / 'new', model), interop_cases.float32(model))
   config = config_lib.load(tmp_path / 'new/config.json')
   assert config.data.tokenizer == ''  # there was none: the one that ships would be another
@@ -269,7 +272,10 @@ UNKNOWN = {
   "model.norm='rms': ModernBert.* has norm='layer'": (interop_cases.MODERNBERT, dict(norm='rms')),
   'model.num_token_types=0: Bert.* has num_token_types=1': (BERT, dict(num_token_types=0)),
   'model.head_dim=7: GPT2.* has head_dim=5': (GPT2, dict(head_dim=7)),
-  'model.num_labels=3: Bert.* has num_labels=0': (BERT, dict(num_labels=3)),
+  'model.num_labels=3: ModernBert.* has num_labels=0': (
+    interop_cases.MODERNBERT,
+    dict(num_labels=3),
+  ),
   'model.local_window=3: Llama.* has local_window=0': (LLAMA, dict(local_window=3)),
   'model.d_model=14: Llama.* has d_model=12': (LLAMA, dict(d_model=14)),
 }

@@ -11,8 +11,12 @@ from t5lite.interop import family
 from t5lite.interop import tables
 
 UNUSED = 2  # RoBERTa's rows before the first position
-# Heads of other tasks: an encoder is imported without.
+# Heads that the model does not have: it is imported without.
 HEADS = (r'pooler\..*', r'classifier\..*', r'qa_outputs\..*', r'cls\..*', r'lm_head\..*')
+# What their class says of a head for labels.
+POOLED = {'pooler': True, 'spans': False}
+TOKENS = {'pooler': False, 'spans': False}
+SPANS = {'pooler': False, 'spans': True}
 
 
 def body(prefix: str, before: int) -> list[tables.Entry]:
@@ -35,8 +39,17 @@ def body(prefix: str, before: int) -> list[tables.Entry]:
   ]
 
 
+def head(model: config_lib.Model, pooler: str, output: str) -> list[tables.Entry]:
+  """Returns the tensors of a head for labels, by the names of its two linear maps."""
+  made = tables.biased(output, 'label_head.output')
+  return [*tables.biased(pooler, 'label_head.pooler'), *made] if model.pooler else made
+
+
 def bert_entries(model: config_lib.Model) -> list[tables.Entry]:
-  """Returns the tensors of BertForMaskedLM or, without the head, of BertModel."""
+  """Returns the tensors of BertForMaskedLM, of a class with labels or, of BertModel."""
+  if model.num_labels:
+    pooler, output = 'bert.pooler.dense', 'qa_outputs' if model.spans else 'classifier'
+    return [*body('bert.', 0), *head(model, pooler, output)]
   if not model.mlm_head:
     return body('', 0)
   return [
@@ -48,7 +61,11 @@ def bert_entries(model: config_lib.Model) -> list[tables.Entry]:
 
 
 def roberta_entries(model: config_lib.Model) -> list[tables.Entry]:
-  """Returns the tensors of RobertaForMaskedLM or, without the head, of RobertaModel."""
+  """Returns the tensors of RobertaForMaskedLM, of a class with labels, or of RobertaModel."""
+  if model.num_labels:
+    output = 'classifier.out_proj' if model.pooler else 'classifier'
+    output = 'qa_outputs' if model.spans else output
+    return [*body('roberta.', UNUSED), *head(model, 'classifier.dense', output)]
   if not model.mlm_head:
     return body('', UNUSED)
   return [
@@ -65,6 +82,11 @@ BERT = family.Family(
     'BertForMaskedLM': {'mlm_head': True},
     'BertForPreTraining': {'mlm_head': True},
     'BertModel': {'mlm_head': False},
+  },
+  heads={
+    'BertForSequenceClassification': POOLED,
+    'BertForTokenClassification': TOKENS,
+    'BertForQuestionAnswering': SPANS,
   },
   fields={
     'vocab_size': 'vocab_size',
@@ -137,6 +159,11 @@ ROBERTA = dataclasses.replace(
   BERT,
   model_type='roberta',
   architectures={'RobertaForMaskedLM': {'mlm_head': True}, 'RobertaModel': {'mlm_head': False}},
+  heads={
+    'RobertaForSequenceClassification': POOLED,
+    'RobertaForTokenClassification': TOKENS,
+    'RobertaForQuestionAnswering': SPANS,
+  },
   # Its head has this activation, whatever the layers have.
   choices={'hidden_act': {'gelu': {'activation': 'gelu'}}},
   constants={**BERT.constants, 'pad_token_id': 1},

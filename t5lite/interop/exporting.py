@@ -17,6 +17,7 @@ from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.interop import card
 from t5lite.interop import families
 from t5lite.interop import folders
+from t5lite.interop import labels
 from t5lite.interop import tables
 from t5lite.interop import tensors
 from t5lite.interop import tokenizer_files
@@ -50,6 +51,7 @@ def export(
   ids = token_ids(config, tokenizer, manifest)
   family = families.of_model(config.model, ids.get('pad_token_id'))
   hf = families.to_huggingface(family, config.model) | {**ids, 'dtype': 'float32'}
+  hf |= labels.to_huggingface(config) if config.model.num_labels else {}
   saved.check_params(manifest, folders.abstract_params(config.model))
   model = dataclasses.replace(config.model, lora_rank=0)  # adapters are added to the matrices
   abstract = folders.abstract_params(model)

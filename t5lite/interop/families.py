@@ -13,6 +13,7 @@ from t5lite import errors
 from t5lite import strict
 from t5lite.interop import bert
 from t5lite.interop import gpt
+from t5lite.interop import labels
 from t5lite.interop import modernbert
 from t5lite.interop import t5
 from t5lite.interop.family import Family
@@ -45,7 +46,8 @@ def of_model(model: config_lib.Model, pad: int | None = 0) -> Family:
 def architecture(family: Family, model: config_lib.Model) -> str:
   """Returns the class of transformers that is the model."""
   fields = dataclasses.asdict(model)
-  fits = [name for name, said in family.architectures.items() if said.items() <= fields.items()]
+  classes = family.heads if model.num_labels else family.architectures
+  fits = [name for name, said in classes.items() if said.items() <= fields.items()]
   return fits[0]
 
 
@@ -57,6 +59,7 @@ def to_huggingface(family: Family, model: config_lib.Model) -> Tree:
   """
   fields = dataclasses.asdict(model)
   wanted = {k: v for k, v in family.fixed.items() if k not in OF_TRAINING} | family.implied(fields)
+  wanted |= {} if family.heads else {'num_labels': 0}
   for field, value in wanted.items():
     _check_field(family, fields, {field: value})
   hf = {'architectures': [architecture(family, model)], 'model_type': family.model_type}
@@ -113,7 +116,7 @@ def from_huggingface(hf: Tree, where: object) -> tuple[Family, config_lib.Model]
     same = field not in fields or fields[field] == hf[key] or field in family.fixed
     check(same, f'{key}={hf[key]!r}', f'it must be {fields.get(field)!r}, as the others like it')
     fields[field] = hf[key]
-  fields |= _of_architecture(family, hf.get('architectures'))
+  fields |= _of_architecture(family, hf, where)
   for key, choices in family.choices.items():
     known = isinstance(hf[key], str | bool) and hf[key] in choices
     check(known, f'{key}={hf[key]!r}', f'use one of {", ".join(map(str, choices))}')
@@ -130,12 +133,16 @@ def from_huggingface(hf: Tree, where: object) -> tuple[Family, config_lib.Model]
     ) from error
 
 
-def _of_architecture(family: Family, given: Any) -> Mapping[str, Any]:
+def _of_architecture(family: Family, hf: Tree, where: object) -> Mapping[str, Any]:
   """Returns the fields of the class that a config.json names; of an unknown one those of the last.
 
   That is the model without a head, as far as the family has one; the head's tensors are left out.
   """
+  given = hf.get('architectures')
   names = given if isinstance(given, list) else []
+  for name in names:
+    if name in family.heads:
+      return {**family.heads[name], 'num_labels': len(labels.names(hf, where))}
   known = [family.architectures[name] for name in names if name in family.architectures]
   every = list(family.architectures.values())
   return known[0] if known else every[-1] if names else every[0]

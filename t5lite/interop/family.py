@@ -17,6 +17,7 @@ class Family:
 
   model_type: str
   architectures: Mapping[str, Mapping[str, Any]]  # class of transformers: its fields; usual first
+  heads: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)  # with labels
   fields: Mapping[str, str]  # key of config.json: field of config.Model
   choices: Mapping[str, Choices]  # key: {its value: fields}; of equal fields the first is written
   fixed: Mapping[str, Any]  # field: the value that the family has
@@ -41,7 +42,7 @@ ACTIVATIONS: Choices = {
   'silu': {'activation': 'silu'},
   'swish': {'activation': 'silu'},
 }
-PLAIN = {'num_experts': 0, 'local_window': 0, 'relative_per_layer': False, 'num_labels': 0}
+PLAIN = {'num_experts': 0, 'local_window': 0, 'relative_per_layer': False}
 NO_EMBEDDING_PARTS = {'num_token_types': 0, 'mlm_head': False, 'embedding_norm': False}
 
 

@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 from t5lite import checkpoint
 from t5lite import config as config_lib
+from t5lite import objectives
 from t5lite import strict
+from t5lite import tasks
 from t5lite import versions
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.interop import families
 from t5lite.interop import folders
+from t5lite.interop import labels
 from t5lite.interop import source as source_lib
 from t5lite.interop import tokenizer_files
 
@@ -36,6 +39,8 @@ def import_model(
 ) -> Imported:
   """Makes a workdir of a folder of Hugging Face's: config.json and a checkpoint of step 0.
 
+  A head for labels needs the task that it does, whose labels then have the task's order.
+
   The checkpoint has parameters and no more: `train` starts from them, in this workdir or, with
   `init_from`, in another. It takes the memory of the largest array.
 
@@ -58,7 +63,7 @@ def import_model(
     name = tokenizer_files.take(folder.path, made, folder.family.model_type)
     digest = tokenizer_lib.load(str(made / name)).digest if name else ''
     config = run_config(folder.model, str(workdir / name) if name else '', config_file, overrides)
-    weights = folder.weights(config.model)
+    weights = folder.weights(config.model, label_order(folder, config))
     manifest = {
       'step': 0,
       'tokens_seen': 0,
@@ -79,7 +84,9 @@ def run_config(
   model: config_lib.Model, tokenizer: str, config_file: str, overrides: Iterable[str]
 ) -> config_lib.Config:
   """Returns the workdir's config: of the model, of a file or `usual`, with overrides."""
-  base = config_lib.load(config_file) if config_file else usual(model)
+  # A head asks for a task, which may be given by an override.
+  encoder = dataclasses.replace(model, num_labels=0, spans=False)
+  base = config_lib.load(config_file) if config_file else usual(encoder)
   if config_file:
     kept = {name: getattr(base.model, name) for name in OF_THE_RUN}
     model = dataclasses.replace(model, **kept)
@@ -88,7 +95,23 @@ def run_config(
     tree['data'] = {**tree['data'], 'tokenizer': tokenizer}
   for override in overrides:
     tree = strict.override(config_lib.Config, tree, override)
+  if not tree['model']['num_labels']:  # the head was left out
+    tree['model'] = {**tree['model'], 'pooler': False, 'spans': False}
   return strict.from_dict(config_lib.Config, tree)
+
+
+def label_order(folder: source_lib.Folder, config: config_lib.Config) -> list[int]:
+  """Returns which of a folder's labels each output of the head is to be; []: all stay.
+
+  Raises:
+    CheckpointError: the head has other labels than the task.
+    ConfigError: it is not the head for the task.
+  """
+  task = tasks.only(config)
+  if task is None or not config.model.num_labels:
+    return []
+  objectives.check_head(config, task)
+  return labels.order_for(task, folder.hf, folder.path / folders.CONFIG) if task.labels else []
 
 
 def usual(model: config_lib.Model) -> config_lib.Config:

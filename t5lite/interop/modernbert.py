@@ -97,7 +97,6 @@ MODERNBERT = family.Family(
   choices={'hidden_activation': family.ACTIVATIONS, 'classifier_activation': family.ACTIVATIONS},
   fixed={
     'num_experts': 0,
-    'num_labels': 0,
     'relative_per_layer': False,
     'num_token_types': 0,
     'architecture': 'encoder',

@@ -1,6 +1,6 @@
 """What a folder of Hugging Face's holds: its model, and our arrays, read one at a time."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 import functools
 import json
 import pathlib
@@ -44,14 +44,18 @@ class Folder:
       self.family, self.model = families.from_huggingface(self.hf, path / folders.CONFIG)
       self._reader = tensors.Reader(path)
 
-  def weights(self, model: config_lib.Model) -> 'Weights':
+  def weights(self, model: config_lib.Model, order: Sequence[int] = ()) -> 'Weights':
     """Returns the tensors as the arrays of a model.
+
+    Args:
+      model: whose arrays.
+      order: which of the tensors' labels each output of its head is; (): they stay as they are.
 
     Raises:
       CheckpointError: one is missing, unexpected, of another shape or kind, or its tied copy
         differs.
     """
-    return Weights(self, self._reader, model)
+    return Weights(self, self._reader, model, order)
 
 
 class Weights:
@@ -62,8 +66,9 @@ class Weights:
     left_out: tensors of another head, which the model does not have.
   """
 
-  def __init__(self, folder: Folder, reader: Reader, model: config_lib.Model):
-    self._reader, self.abstract = reader, folders.abstract_params(model)
+  def __init__(self, folder: Folder, reader: Reader, model: config_lib.Model, order: Sequence[int]):
+    self._reader, self._order = reader, list(order)
+    self.abstract = folders.abstract_params(model)
     shapes = {path: x.shape for path, x in self.abstract.items()}
     self._slots = tables.slots(folder.family.entries(model), shapes)
     wanted = {slot.name: slot.shape for slot in self._slots}
@@ -86,6 +91,8 @@ class Weights:
 
   def _parts_of(self, slot: tables.Slot) -> Iterator[checkpoint.Part]:
     x = self._reader.read(self._names[slot.name])
+    if self._order and slot.entry.paths[0].startswith('label_head.output.'):
+      x = x[self._order]  # of torch's [out, in], and of a bias
     widths = [self.abstract[path].shape[-1] for path in slot.entry.paths]
     for path, part in zip(slot.entry.paths, tables.divided(slot, x, widths), strict=True):
       yield path, slot.layer, part

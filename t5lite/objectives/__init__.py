@@ -88,10 +88,10 @@ def check_task(config: config_lib.Config, vocabulary: Vocabulary, task: config_l
       f'task {task.name!r} has neither labels nor a span',
       'use an encoder_decoder or a decoder',
     )
-    _check_head(config, task)
+    check_head(config, task)
 
 
-def _check_head(config: config_lib.Config, task: config_lib.Task) -> None:
+def check_head(config: config_lib.Config, task: config_lib.Task) -> None:
   """Raises ConfigError if the model's head is not what a task's answers are read from."""
   model, num_labels = config.model, 2 if task.span else len(task.labels)
   pooler = not task.span and not task.words

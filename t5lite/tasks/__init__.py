@@ -24,6 +24,16 @@ def is_task(source: str) -> bool:
   return source.startswith(config.TASK)
 
 
+def only(run: config.Config) -> config.Task | None:
+  """Returns the task that is all a run learns; None: it learns text, or several tasks.
+
+  Raises:
+    ConfigError: there is none of its name.
+  """
+  names = [name for name, _, _ in run.data.mixture]
+  return find(names[0], run.tasks) if len(names) == 1 and is_task(names[0]) else None
+
+
 def find(name: str, own: Sequence[config.Task] = ()) -> config.Task:
   """Returns the task of a name, with or without `task:`; the config's own come first.
 

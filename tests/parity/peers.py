@@ -63,9 +63,16 @@ def inputs_of(torch_model, batch: dict[str, np.ndarray]) -> dict[str, torch.Tens
 
 
 def logits_of(torch_model, batch: dict[str, np.ndarray]) -> np.ndarray:
-  """Returns a torch model's logits [B, T, V] or, of one without a head, its hidden states."""
+  """Returns a torch model's logits [B, T, V] or, of one without a head, its hidden states.
+
+  One that gives a text one label has logits of the first token only, [B, 1, V].
+  """
   with torch.no_grad():
     output = torch_model(**inputs_of(torch_model, batch))
+  if 'start_logits' in output:
+    return torch.stack([output.start_logits, output.end_logits], -1).numpy()
+  if type(torch_model).__name__.endswith('ForSequenceClassification'):
+    return output.logits[:, None].numpy()
   return (output.logits if 'logits' in output else output.last_hidden_state).numpy()
 
 
