@@ -7,6 +7,37 @@ from typing import NamedTuple
 
 from t5lite import config as config_lib
 from t5lite import jsonl
+from t5lite import tasks
+from t5lite.interop import tokenizer_files
+
+
+TEXT, WORDS, PAIR = "'A text.'", "'A few words.'", "{'text': 'A text.', 'text_pair': 'Another.'}"
+PIPELINE = """from transformers import pipeline
+
+print(pipeline('{task}', model='.')({text}))
+"""
+# transformers 5 has no pipeline for it.
+SPAN = """import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained('.')
+model = AutoModelForQuestionAnswering.from_pretrained('.')
+inputs = tokenizer('Who sails?', 'The old man sails the sea.', return_tensors='pt')
+with torch.no_grad():
+  output = model(**inputs)
+first, last = int(output.start_logits.argmax()), int(output.end_logits.argmax())
+print(tokenizer.decode(inputs['input_ids'][0, first : last + 1]))
+"""
+# Of a task whose texts have labels, where the model has no pooler.
+FIRST = """import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained('.')
+model = AutoModelForTokenClassification.from_pretrained('.')
+with torch.no_grad():
+  logits = model(**tokenizer({texts}, return_tensors='pt')).logits
+print(model.config.id2label[int(logits[0, 0].argmax())])  # at [CLS]: the label of the text
+"""
 
 
 class Exported(NamedTuple):
@@ -19,12 +50,16 @@ class Exported(NamedTuple):
 
 
 def text(config: config_lib.Config, made: Exported, loss: str, command: list[str]) -> str:
-  """Returns README.md: the model, its step and held-out loss, the command, the config."""
+  """Returns README.md: the model, its step and held-out loss, its use, the command, the config."""
+  kind, code = usage(config)
+  # Without its own tokenizer's file the code would not do.
+  code = code if made.tokenizer.startswith(tokenizer_files.JSON) else ''
   return '\n'.join(
     [
       '---',
       'library_name: transformers',
       'tags: [t5lite]',
+      *([f'pipeline_tag: {kind}'] if kind else []),
       '---',
       '',
       f'# {made.architecture} of t5lite',
@@ -36,6 +71,7 @@ def text(config: config_lib.Config, made: Exported, loss: str, command: list[str
       f'- Held-out loss: {loss}',
       f'- Tokenizer: {made.tokenizer}',
       '',
+      *(['In this folder:', '', '```python', code + '```', ''] if code else []),
       'Made by:',
       '',
       '```sh',
@@ -50,6 +86,23 @@ def text(config: config_lib.Config, made: Exported, loss: str, command: list[str
       '',
     ]
   )
+
+
+def usage(config: config_lib.Config) -> tuple[str, str]:
+  """Returns what an encoder with a head is for, as transformers calls it, and code that does it."""
+  model, task = config.model, tasks.only(config)
+  if not model.num_labels:
+    return '', ''
+  if model.spans:
+    return 'question-answering', SPAN
+  pair = task is not None and len(task.texts) == 2
+  if model.pooler:
+    kind = 'text-classification'
+    return kind, PIPELINE.format(task=kind, text=PAIR if pair else TEXT)
+  if task is not None and not task.words:
+    return 'text-classification', FIRST.format(texts="'A text.', 'Another.'" if pair else TEXT)
+  kind = 'token-classification'
+  return kind, PIPELINE.format(task=kind, text=WORDS)
 
 
 def held_out(log: pathlib.Path, step: int) -> str:
