@@ -248,7 +248,7 @@ def import_(f: Flags) -> None:
   made = interop.import_model(str(f['from'].value), f.workdir, f.config, f.set)
   print(f'{f.workdir}: {made.architecture}, {made.num_params:,} parameters, step 0')
   if made.left_out:
-    print(f'left out, as t5lite has no such head: {", ".join(made.left_out)}')
+    print(f'left out, as the model has no such head: {", ".join(made.left_out)}')
   if not made.tokenizer:
     print('no tokenizer that t5lite reads was there: give one with --set=data.tokenizer=FILE')
 

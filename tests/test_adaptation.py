@@ -1,6 +1,7 @@
 """init_from: a workdir or a folder of Hugging Face's, the same model or one that begins with it."""
 
 import dataclasses
+import json
 import re
 
 import jax
@@ -121,6 +122,53 @@ def test_a_deeper_stack_begins_with_the_layers_again(origins):
   batch = {'decoder_input_tokens': np.arange(1, 8, dtype=np.int32)[None]}
   expected = models.apply(GPT2, jax.tree.map(jnp.asarray, old), batch)
   np.testing.assert_allclose(models.apply(model, params, batch), expected, rtol=0, atol=1e-5)
+
+
+HEAD = dataclasses.replace(
+  interop_cases.HEADS['bert_pooled'], vocab_size=8192, max_length=128, mlm_head=False
+)
+
+
+def head_from(folder, task: str, **changes):
+  """Returns the label head that a run on a task begins with, and what it says of it."""
+  model = dataclasses.replace(HEAD, **changes)
+  config = importing.run_config(
+    model, 'corpus', '', ['data.input_length=64', f'data.source={task}']
+  )
+  first = initial.Initial(dataclasses.replace(config, init_from=str(folder)))
+  one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
+  return first.params(abstract, jax.random.key(3))['label_head'], first.told
+
+
+@pytest.mark.parametrize('kind', ['run', 'out'])
+def test_a_head_for_the_same_labels_is_taken_over_and_another_is_new(kind, tmp_path):
+  mnli, params = 'task:glue_mnli', interop_cases.float32(HEAD)
+  interop_cases.write_workdir(
+    tmp_path / 'run', HEAD, params, with_tokenizer=True, overrides=[f'data.source={mnli}']
+  )
+  interop.export(tmp_path / 'run', tmp_path / 'out')
+  given = params['label_head']
+  got, told = head_from(tmp_path / kind, mnli)
+  assert_same(got, given)
+  assert 'new: ' not in told
+  got, told = head_from(tmp_path / kind, 'task:glue_rte', num_labels=2)
+  assert told.endswith(
+    ': num_labels 3 -> 2; new: label_head.output.bias, label_head.output.kernel; '
+    'left out: label_head.output.bias, label_head.output.kernel'
+  )
+  assert got['output']['kernel'].shape == (15, 2) and not np.asarray(got['output']['bias']).any()
+  assert_same(got['pooler'], given['pooler'])
+  if kind == 'out':
+    path = tmp_path / 'out/config.json'
+    hf = json.loads(path.read_text())
+    for names, order in ((['neutral', 'Contradiction', 'ENTAILMENT'], [2, 0, 1]), ('abc', None)):
+      path.write_text(json.dumps(hf | {'id2label': {str(i): n for i, n in enumerate(names)}}))
+      got, told = head_from(tmp_path / kind, mnli)
+      assert ('new: ' in told) == (order is None)
+      if order:
+        np.testing.assert_array_equal(got['output']['kernel'], given['output']['kernel'][:, order])
 
 
 def test_what_differs_without_parameters_is_told(origins):

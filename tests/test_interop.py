@@ -27,6 +27,7 @@ from t5lite import main
 from t5lite import models
 from t5lite.interop import families as families_lib
 from t5lite.interop import folders
+from t5lite.interop import labels
 from t5lite.interop import tensors
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -178,6 +179,83 @@ def test_older_names_copies_and_buffers_are_read(name, copied, tmp_path):
   made = interop.import_model(folder, tmp_path / 'new')
   assert made.left_out == (['bert.pooler.dense.weight'] if name == 'bert' else [])
   assert_same(interop_cases.read_params(tmp_path / 'new', model), interop_cases.float32(model))
+
+
+MNLI = {'0': 'CONTRADICTION', '1': 'Entailment', '2': 'neutral'}  # not in the task's order
+
+
+@pytest.mark.parametrize('name', ['bert_pooled', 'roberta_pooled'])
+def test_labels_take_the_order_of_the_task(name, copied, tmp_path):
+  """By hand: a head that says contradiction first does glue_mnli, which says it last."""
+  folder, model = copied(name), interop_cases.MODELS[name]
+  set_config(folder, id2label=MNLI)
+  interop.import_model(folder, tmp_path / 'new', overrides=interop_cases.task_of(name))
+  got = interop_cases.read_params(tmp_path / 'new', model)['label_head']['output']
+  given = interop_cases.float32(model)['label_head']['output']
+  np.testing.assert_array_equal(got['kernel'], given['kernel'][:, [1, 2, 0]])
+  np.testing.assert_array_equal(got['bias'], given['bias'][[1, 2, 0]])
+  interop.export(tmp_path / 'new', tmp_path / 'out')
+  hf = json.loads((tmp_path / 'out/config.json').read_text())
+  assert hf['id2label'] == {'0': 'entailment', '1': 'neutral', '2': 'contradiction'}
+  assert hf['label2id'] == {'entailment': 0, 'neutral': 1, 'contradiction': 2}
+
+
+def test_labels_without_names_stay_as_they_are():
+  assert labels.order(['LABEL_0', 'LABEL_1'], ['no', 'yes']) == [0, 1]
+  assert labels.order(['0', '1', '2'], ['no', 'yes']) == [0, 1, 2]
+  assert labels.order(['YES', 'No'], ['no', 'yes']) == [1, 0]
+  assert labels.order(['a', 'A'], ['A', 'a']) == [1, 0]
+  for other in (['no'], ['no', 'maybe'], ['no', 'no'], ['no', 'yes', 'maybe'], ['LABEL_0']):
+    assert labels.order(other, ['no', 'yes']) is None
+
+
+@pytest.mark.parametrize('name', ['bert_pooled', 'roberta_spans'])
+def test_a_head_can_be_left_out(name, copied, tmp_path):
+  sets = ['model.num_labels=0']
+  made = interop.import_model(copied(name), tmp_path / 'new', overrides=sets)
+  output = 'qa_outputs' if name.endswith('spans') else 'classifier'
+  assert {f'{output}.weight', f'{output}.bias'} <= set(made.left_out)
+  model = config_lib.load(tmp_path / 'new/config.json').model
+  assert not (model.num_labels or model.pooler or model.spans)
+  expected = interop_cases.float32(interop_cases.MODELS[name])
+  del expected['label_head']
+  assert_same(interop_cases.read_params(tmp_path / 'new', model), expected)
+
+
+LEARNT = ['data.source=task:glue_mnli']
+BAD_HEADS = {
+  'no_task': ({}, [], 64, "a head for labels learns one task: .*source='corpus': use data.source="),
+  'no_such': ({}, ['data.source=task:mnli'], 64, "no such task: 'mnli': did you mean"),
+  'other': (
+    {'id2label': {'0': 'x', '1': 'neutral', '2': 'y'}},
+    LEARNT,
+    66,
+    "other labels: .*config.json: x, neutral, y; task 'glue_mnli': entailment, .*: write the task",
+  ),
+  'many': ({}, ['data.source=task:glue_stsb'], 64, 'too few outputs for the labels'),
+  'words': ({'id2label': None}, ['data.source=task:conll2003'], 64, 'too few outputs for the'),
+  'span': ({}, ['data.source=task:squad'], 64, 'not the head for the task'),
+  'several': (
+    {'problem_type': 'multi_label_classification'},
+    LEARNT,
+    66,
+    "not a head for labels: .*problem_type='multi_label_classification': only 'single_label",
+  ),
+  'gap': ({'id2label': {'0': 'a', '2': 'b'}}, LEARNT, 66, 'not a list of labels: .*id2label={'),
+  'list': ({'id2label': ['a', 'b', 'c']}, LEARNT, 66, r"not a list of labels: .*id2label=\['a'"),
+  'count': ({'id2label': None, 'num_labels': '3'}, LEARNT, 66, "list of labels: .*num_labels='3'"),
+}
+
+
+@pytest.mark.parametrize('case', BAD_HEADS)
+def test_a_head_without_its_task_is_one_line(case, copied, tmp_path, capsys):
+  changes, sets, code, line = BAD_HEADS[case]
+  set_config(copied('bert_pooled'), **changes)
+  arguments = ['import', f'--from={tmp_path}/in', f'--workdir={tmp_path}/new']
+  assert main.main([*arguments, *(f'--set={each}' for each in sets)]) == code
+  err = capsys.readouterr().err
+  assert err.count('\n') == 1 and re.match(f't5lite: .*{line}', err), err
+  assert [path.name for path in tmp_path.iterdir()] == ['in']
 
 
 def pickle_only(folder):
@@ -453,6 +531,46 @@ def test_an_import_is_evaluated_trained_and_continued(tmp_path, capsys, monkeypa
     assert_same(interop_cases.read_params(workdir, WHOLE), interop_cases.float32(WHOLE))
     assert evaluate.run(workdir)['eval/loss'] == loss
   assert main.main(['generate', f'--workdir={new}', '--prompt=The', '--max_tokens=3']) == 0
+
+
+def test_an_imported_head_answers_as_before(tmp_path, capsys):
+  """Row for row, though its labels come in the other order; the task is of the config's own."""
+  sizes = dict(vocab_size=8192, max_length=64, num_labels=2)
+  model = dataclasses.replace(interop_cases.HEADS['bert_pooled'], **sizes)
+  rows = [{'text': f'The {word}.', 'is': i % 2} for i, word in enumerate(('cat', 'hen', 'sea'))]
+  (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  task = config_lib.Task(
+    name='own',
+    source=f'jsonl:{tmp_path}/rows.jsonl',
+    inputs='{text}',
+    targets='{is}',
+    labels=('no', 'yes'),
+    metrics=('accuracy',),
+  )
+  run, new, out = (tmp_path / name for name in ('run', 'new', 'out'))
+  sets = ['data.input_length=16', f'tasks={json.dumps([dataclasses.asdict(task)])}']
+  interop_cases.write_workdir(
+    run,
+    model,
+    interop_cases.float32(model),
+    with_tokenizer=True,
+    overrides=[*sets, 'data.source=task:own'],
+  )
+  interop.export(run, out)
+  set_config(out, id2label={'0': 'Yes', '1': 'No'})
+  turned = ('classifier.weight', 'classifier.bias')
+  change(out, lambda found: found.update({name: found[name][::-1].copy() for name in turned}))
+  arguments = ['import', f'--from={out}', f'--workdir={new}', f'--config={run}/config.json']
+  assert main.main(arguments) == 0
+  said = {}
+  for workdir in (run, new):
+    assert main.main(['evaluate', f'--workdir={workdir}', '--tasks=own']) == 0
+    (path,) = (workdir / 'tasks').iterdir()
+    said[workdir] = json.loads(path.read_text())
+  assert 'by head' in capsys.readouterr().out
+  assert said[new] == {**said[run], 'step': 0}
+  for row in said[run]['rows']:
+    assert abs(row['probabilities'][0] - 0.5) > 0.01  # the other order would be another answer
 
 
 def test_a_config_gives_all_but_the_model(exported, tmp_path):
