@@ -25,7 +25,8 @@ model = AutoModelForQuestionAnswering.from_pretrained('.')
 inputs = tokenizer('Who sails?', 'The old man sails the sea.', return_tensors='pt')
 with torch.no_grad():
   output = model(**inputs)
-first, last = int(output.start_logits.argmax()), int(output.end_logits.argmax())
+first = int(output.start_logits.argmax())
+last = first + int(output.end_logits[0, first:].argmax())
 print(tokenizer.decode(inputs['input_ids'][0, first : last + 1]))
 """
 # Of a task whose texts have labels, where the model has no pooler.
