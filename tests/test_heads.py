@@ -235,6 +235,27 @@ def test_the_best_span_does_not_end_before_it_begins():
   assert end == 39 and 39 - start < 30
 
 
+def test_a_long_text_is_read_in_windows(tmp_path, tokenizer, monkeypatch):
+  """The head that looks for one token finds it, and what is next, wherever it is."""
+  config = make_config(finding(tmp_path), SPANS, input_length=20)
+  (wanted,) = tokenizer.encode(['Smith'])
+
+  def logits(model, params, batch):
+    begins = np.asarray(batch['encoder_input_tokens']) == wanted[0]
+    ends = np.roll(begins, len(wanted) - 1, axis=1)
+    return np.stack([begins, ends], axis=-1).astype(np.float32)
+
+  monkeypatch.setattr(heads, '_logits', logits)
+  words = ['river'] * 40
+  texts = [' '.join([*words[:at], 'Smith', *words[at:]]) for at in (0, 5, 20, 39, 40)]
+  examples = [rendering.Example(('Who is it?', text), 'Smith', ('Smith',)) for text in texts]
+  with jax.set_mesh(meshes.make(config.parallel)):
+    found = heads.spans(config, {}, tokenizer, examples)
+    assert found == ['Smith'] * 5
+    question = rendering.Example(('Who is it? ' * 20, 'Smith'), 'Smith', ('Smith',))
+    assert heads.spans(config, {}, tokenizer, [question]) == ['']
+
+
 @pytest.mark.parametrize('make', [tagging, finding])
 def test_training_teaches_it(make, tmp_path, capsys):
   task, model = make(tmp_path), TAGS if make is tagging else SPANS

@@ -6,7 +6,6 @@ Letters: B batch, T tokens of a row, V outputs of the head, K beginning and end.
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,20 +22,6 @@ LONGEST = 30  # tokens of a span (Devlin et al. 2019, in their code)
 MISSING = 0  # label of a word that has no token in the row: behind its end, or no text to the model
 
 
-class Row(NamedTuple):
-  """What the head says of an example: behind [CLS], of its inputs' tokens, unless there is no room.
-
-  Attributes:
-    logits_TV: of the whole row.
-    num_inputs: tokens of the inputs in it.
-    wanted: tokens of the inputs, those too that are left out.
-  """
-
-  logits_TV: np.ndarray
-  num_inputs: int
-  wanted: int
-
-
 def labels(
   config: config_lib.Config,
   params: models.Params,
@@ -45,8 +30,8 @@ def labels(
   num_labels: int,
 ) -> list[np.ndarray]:
   """Returns the logits [V] of each example's labels, at its first token."""
-  rows = _rows(config, params, tokenizer, examples)
-  return [row.logits_TV[0, :num_labels] for row in rows]
+  rows = _rows(config, params, tokenizer, _whole(tokenizer, examples))
+  return [logits_TV[0, :num_labels] for logits_TV in rows]
 
 
 def tags(
@@ -58,10 +43,10 @@ def tags(
 ) -> list[list[int]]:
   """Returns the number of the likeliest label of each word."""
   found = []
-  rows = _rows(config, params, tokenizer, examples)
-  for example, row in zip(examples, rows, strict=True):
+  rows = _rows(config, params, tokenizer, _whole(tokenizer, examples))
+  for example, logits_TV in zip(examples, rows, strict=True):
     text = tokenizer.align(example.inputs[-1])
-    best_T = row.logits_TV[1 : 1 + row.num_inputs, :num_labels].argmax(axis=-1)
+    best_T = logits_TV[1:, :num_labels].argmax(axis=-1)
     tokens = [text.at(place) for place, _ in example.tags]
     found.append([int(best_T[i]) if 0 <= i < len(best_T) else MISSING for i in tokens])
   return found
@@ -73,19 +58,49 @@ def spans(
   tokenizer: tokenizer_lib.Tokenizer,
   examples: Sequence[rendering.Example],
 ) -> list[str]:
-  """Returns the likeliest span of each example's last text; '' if nothing of it is in the row."""
-  found = []
-  rows = _rows(config, params, tokenizer, examples)
-  for example, row in zip(examples, rows, strict=True):
-    text = tokenizer.align(example.inputs[-1])
-    first = 1 + row.wanted - len(text.ids)
-    logits_TK = row.logits_TV[first : 1 + row.num_inputs]
-    answer = ''
-    if len(logits_TK):
-      start, end = best_span(logits_TK)
-      answer = example.inputs[-1][text.starts[start] : text.ends[end]].strip()
-    found.append(answer)
-  return found
+  """Returns the likeliest span of each example's last text; '' where a question leaves it no room.
+
+  A text that does not fit into a row is read in windows, each of which begins in the middle of the
+  one before (Devlin et al. 2019, in their code).
+  """
+  texts = [tokenizer.align(example.inputs[-1]) for example in examples]
+  windows = [
+    (number, start, num_before, given)
+    for number, (example, text) in enumerate(zip(examples, texts, strict=True))
+    for start, num_before, given in _windows(config, tokenizer, example, text.ids)
+  ]
+  rows = _rows(config, params, tokenizer, [given for *_, given in windows])
+  best = [(-np.inf, '')] * len(examples)
+  for (number, start, num_before, _), logits_TK in zip(windows, rows, strict=True):
+    text = texts[number]
+    logits_TK = logits_TK[1 + num_before :]
+    first, last = best_span(logits_TK)
+    score = float(logits_TK[first, 0] + logits_TK[last, 1])
+    place = slice(text.starts[start + first], text.ends[start + last])
+    best[number] = max(best[number], (score, examples[number].inputs[-1][place].strip()))
+  return [answer for _, answer in best]
+
+
+def _windows(
+  config: config_lib.Config,
+  tokenizer: tokenizer_lib.Tokenizer,
+  example: rendering.Example,
+  ids: np.ndarray,
+) -> Iterator[tuple[int, int, np.ndarray]]:
+  """Yields where a window of the last text begins, and the inputs: how many before it, and all."""
+  others = tokenizer.encode(example.inputs[:-1])
+  before = objectives.supervised.separated(tokenizer.vocabulary, [*others, ids[:0]])
+  most = np.array([len(before) + len(ids)])
+  (most,), _ = objectives.supervised.cut(config, tokenizer.vocabulary, most, np.array([2]))
+  room = int(most) - len(before)
+  if room < 1 or not len(ids):
+    return
+  start, stride = 0, max(room // 2, 1)
+  while True:
+    yield start, len(before), np.concatenate([before, ids[start : start + room]])
+    if start + room >= len(ids):
+      return
+    start += stride
 
 
 def best_span(logits_TK: np.ndarray, longest: int = LONGEST) -> tuple[int, int]:
@@ -98,44 +113,48 @@ def best_span(logits_TK: np.ndarray, longest: int = LONGEST) -> tuple[int, int]:
   return start, end
 
 
+def _whole(
+  tokenizer: tokenizer_lib.Tokenizer, examples: Sequence[rendering.Example]
+) -> list[np.ndarray]:
+  """Returns the tokens of each example's inputs."""
+  texts = iter(tokenizer.encode([text for example in examples for text in example.inputs]))
+  return [
+    objectives.supervised.separated(tokenizer.vocabulary, [next(texts) for _ in example.inputs])
+    for example in examples
+  ]
+
+
 def _rows(
   config: config_lib.Config,
   params: models.Params,
   tokenizer: tokenizer_lib.Tokenizer,
-  examples: Sequence[rendering.Example],
-) -> Iterator[Row]:
+  inputs: Sequence[np.ndarray],
+) -> Iterator[np.ndarray]:
+  """Yields the logits [T, V] of [CLS] and of each token of the inputs that fits into a row."""
   mesh, size = jax.sharding.get_mesh(), config.data.batch_size
   here = sharding.local_rows(mesh, size)
-  for start in range(0, len(examples), size):
-    part = list(examples[start : start + size])
-    batch, inputs_N, wanted_N = _batch(config, tokenizer, part + part[:1] * (size - len(part)))
+  for start in range(0, len(inputs), size):
+    part = list(inputs[start : start + size])
+    batch, kept_N = _batch(config, tokenizer, part + part[:1] * (size - len(part)))
     batch = {name: x[here] for name, x in batch.items()}
     logits_BTV = np.asarray(_logits(config.model, params, sharding.to_device(batch, size, mesh)))
     for number in range(len(part)):
-      yield Row(logits_BTV[number], int(inputs_N[number]), int(wanted_N[number]))
+      yield logits_BTV[number, : 1 + int(kept_N[number])]
 
 
 def _batch(
-  config: config_lib.Config,
-  tokenizer: tokenizer_lib.Tokenizer,
-  examples: Sequence[rendering.Example],
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-  """Returns a batch with an example in each row, its inputs' tokens, and how many were wanted."""
+  config: config_lib.Config, tokenizer: tokenizer_lib.Tokenizer, inputs: Sequence[np.ndarray]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+  """Returns a batch with an example in each row, as it is in training, and its inputs' tokens."""
   config = dataclasses.replace(config, data=dataclasses.replace(config.data, examples='windows'))
-  vocabulary = tokenizer.vocabulary
-  texts = iter(tokenizer.encode([text for example in examples for text in example.inputs]))
-  given = [
-    objectives.supervised.separated(vocabulary, [next(texts) for _ in example.inputs])
-    for example in examples
-  ]
-  sizes_N = np.array(list(map(len, given)))
-  inputs_N, _ = objectives.supervised.cut(config, vocabulary, sizes_N, np.full(len(given), 2))
-  tokens_NxL = np.zeros((len(given), inputs_N.max() + 2), np.int32)  # a mark, not known, and EOS
-  for row, ids, length in zip(tokens_NxL, given, inputs_N, strict=True):
+  vocabulary, sizes_N = tokenizer.vocabulary, np.array(list(map(len, inputs)))
+  kept_N, _ = objectives.supervised.cut(config, vocabulary, sizes_N, np.full(len(inputs), 2))
+  tokens_NxL = np.zeros((len(inputs), kept_N.max() + 2), np.int32)  # a mark, not known, and EOS
+  for row, ids, length in zip(tokens_NxL, inputs, kept_N, strict=True):
     row[:length] = ids[:length]
-  keys_N = np.zeros(len(given), np.uint64)
-  batch = objectives.batch(config, vocabulary, tokens_NxL, inputs_N + 2, keys_N, inputs_N=inputs_N)
-  return batch, inputs_N, sizes_N
+  keys_N = np.zeros(len(inputs), np.uint64)
+  batch = objectives.batch(config, vocabulary, tokens_NxL, kept_N + 2, keys_N, inputs_N=kept_N)
+  return batch, kept_N
 
 
 @functools.partial(jax.jit, static_argnums=0)
