@@ -13,6 +13,7 @@ import transformers
 import interop_cases
 from t5lite import evaluate
 from t5lite import interop
+from t5lite import models
 from t5lite import tasks
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.decoding import heads
@@ -51,9 +52,12 @@ def test_the_code_of_a_card_gives_our_answer(case, tmp_path, monkeypatch):
   config, mesh, params, _ = evaluate.load(tmp_path / 'run')
   tokenizer = tokenizer_lib.load('corpus')
   with jax.set_mesh(mesh):
-    (row,) = heads._rows(config, params, tokenizer, [rendering.Example(texts, '', ())])
+    example = rendering.Example(texts, '', ())  # in all rows, which the mesh divides
+    inputs = heads._whole(tokenizer, [example] * config.data.batch_size)
+    batch, kept_N = heads._batch(config, tokenizer, inputs)
+    logits_BTV = np.asarray(models.apply(config.model, params, batch))
   names = tasks.find(task).labels
-  logits_TV = row.logits_TV[: row.num_inputs + 2]
+  logits_TV = logits_BTV[0, : kept_N[0] + 2]
   best_T = logits_TV.argmax(axis=-1)
   match case:
     case 'pooled':
