@@ -108,7 +108,7 @@ def legal(
     parallel = config_lib.Parallel(**ways)
     if config and any(undivided(config, ways)):
       continue
-    with contextlib.suppress(NotImplementedError):
+    with contextlib.suppress(NotImplementedError):  # not on the torus: no legal mesh
       _placed(tuple(ways.values()), devices)
       yield parallel
 
