@@ -1,6 +1,6 @@
 """A small GPT for the tasks of t5lite/tasks/starter.py: the first step of docs/tasks.md.
 
-Source: a current decoder (SwiGLU, rotary positions), small. Windows of 128 tokens, 64 a step.
+Source: a current decoder (SwiGLU, rotary positions), small. Windows of 256 tokens, 16 a step.
 Hardware, wall time: two cores of an Intel Xeon, hours; see docs/tasks.md.
 Loss to expect: see docs/tasks.md.
 """
@@ -16,26 +16,26 @@ def get_config() -> c.Config:
     architecture='decoder',
     vocab_size=8192,
     num_layers=4,
-    d_model=192,
-    d_ff=512,
-    num_heads=3,
-    num_kv_heads=3,
-    head_dim=64,
+    d_model=128,
+    d_ff=384,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=32,
   )
   return c.Config(
     model=dataclasses.replace(gpt, tie_embeddings=True),
     objective=c.Objective(name='causal_lm'),
-    data=c.Data(batch_size=64, input_length=128),
+    data=c.Data(batch_size=16, input_length=256),
     optim=c.Optim(
       name='adamw',
       learning_rate=3e-3,
       schedule='cosine',
       warmup_steps=100,
       final_ratio=0.1,
-      weight_decay=0.01,
+      weight_decay=0.1,
       clip=1.0,
     ),
-    train=c.Train(steps=1600, log_every=20, sample_every=400),
-    eval=c.Eval(every=400, batches=16),
-    checkpoint=c.Checkpoint(every=200),
+    train=c.Train(steps=2600, log_every=20, sample_every=650),
+    eval=c.Eval(every=650, batches=64),
+    checkpoint=c.Checkpoint(every=325),
   )

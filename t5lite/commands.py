@@ -101,7 +101,7 @@ def evaluate(f: Flags) -> None:
 
 
 def define_tokenizer(f: Flags) -> None:
-  help = "glob of text files, or 'corpus'; repeatable"
+  help = "glob of text files, 'corpus' or 'task:NAME'; repeatable"
   flags.DEFINE_multi_string('input', None, help, flag_values=f, required=True)
   help = 'tokens in all, the 100 sentinels included'
   flags.DEFINE_integer('vocab_size', None, help, flag_values=f, required=True, lower_bound=1)

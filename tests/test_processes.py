@@ -3,6 +3,8 @@
 from concurrent import futures
 import contextlib
 import fcntl
+import json
+import lzma
 import os
 import pathlib
 import signal
@@ -210,6 +212,26 @@ def test_processes_train_as_one(tmp_path, cache, alone, num_processes, model):
   assert '8 cpu device(s), from step 0 to 6' in lines[0] and len(lines) == 8, out
   assert [line.split('  ')[0] for line in lines[1:-1]] == [f'step {t}/6' for t in range(1, 7)]
   assert 'held-out loss' in lines[-1]
+
+
+@pytest.mark.slow
+def test_processes_judge_as_one(tmp_path, cache, monkeypatch):
+  """Tasks by ranking labels and by writing, while training: the same values in the end."""
+  monkeypatch.setenv('T5LITE_TASKS', str(tmp_path))
+  for name, target in [('classify_debian_section', 'games'), ('qa_quiz_closed_book', 'the')]:
+    row = {'target': target, 'split': 'validation'}
+    rows = [json.dumps({**row, 'input': f'{i} birds and {name}'}) + '\n' for i in range(9)]
+    (tmp_path / f'{name}.jsonl.xz').write_bytes(lzma.compress(''.join(rows).encode()))
+  tasks = "eval.tasks=('classify_debian_section', 'qa_quiz_closed_book')"
+  found = []
+  for num_processes in (1, 2):
+    workdir = tmp_path / str(num_processes)
+    run(workdir, cache, num_processes, tasks, 'train.steps=2', 'data.input_length=32')
+    last = [*jsonl.records(workdir / 'metrics.jsonl')][-1]
+    found.append({key: last[key] for key in last if '_' in key and key.startswith('eval/')})
+  names = {key.split('/')[1] for key in found[0] if key.count('/') == 2}
+  assert names == {'classify_debian_section', 'qa_quiz_closed_book'}
+  assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 @pytest.mark.slow

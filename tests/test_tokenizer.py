@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import pathlib
 import pickle
@@ -284,6 +285,20 @@ def test_training_reads_compressed_files(text_file, tmp_path):
     for name in ('x.txt', 'x.gz', 'x.xz')
   ]
   assert len(set(digests)) == 1
+
+
+def test_training_reads_what_a_task_gives_and_asks_for(tmp_path, monkeypatch):
+  rows = [('Wo wohnt das Quokka?', 'auf Rottnest', 'train'), ('Axolotl?', 'Xochimilco', 'test')]
+  keys = ('input', 'target', 'split')
+  lines = [json.dumps(dict(zip(keys, row, strict=True))) + '\n' for row in rows * 50]
+  (tmp_path / 'qa_quiz_closed_book.jsonl.xz').write_bytes(lzma.compress(''.join(lines).encode()))
+  monkeypatch.setenv('T5LITE_TASKS', str(tmp_path))
+  inputs = ['task:qa_quiz_closed_book']
+  model = tokenizer_training.train(inputs, 510, tmp_path / 'x.model', 'bpe')
+  lengths = [len(ids) for ids in model.encode(['Quokka', 'Rottnest', 'Axolotl', 'Xochimilco'])]
+  assert max(lengths[:2]) <= 2 and min(lengths[2:]) > 4, lengths
+  with pytest.raises(errors.ConfigError, match='did you mean qa_quiz_closed_book'):
+    tokenizer_training.train(['task:qa_quiz_closed_boo'], 510, tmp_path / 'y.model')
 
 
 @pytest.mark.parametrize('model_type', ['unigram', 'bpe'])

@@ -21,7 +21,9 @@ from typing import Any, BinaryIO, Literal
 import sentencepiece
 
 from t5lite import errors
+from t5lite import tasks
 from t5lite.data import sources
+from t5lite.data import task_rows
 from t5lite.data import tokenizer
 from t5lite.data import tokenizer_model
 
@@ -45,13 +47,15 @@ def train(
 
   Args:
     inputs: globs of text files (UTF-8, also .gz and .xz), or sources as the config writes them:
-      'corpus' for the text that ships, 'jsonl:GLOB', ...
+      'corpus' for the text that ships, 'jsonl:GLOB', ..., or 'task:NAME' for the training rows of a
+      task that ships, inputs and targets.
     vocab_size: ids in all, special tokens, bytes and sentinels included.
     output: the .model file.
     model_type: 'unigram' as T5, or 'bpe'.
 
   Raises:
-    ConfigError: the text does not support so many ids, or needs more; `output` is a folder.
+    ConfigError: the text does not support so many ids, or needs more; `output` is a folder; no such
+      task.
     DataError: no file, no text, not UTF-8, a damaged file.
     DiskError: `output` cannot be written.
   """
@@ -89,12 +93,21 @@ def _writing(output: pathlib.Path) -> Iterator[BinaryIO]:
 def _sentences(inputs: Sequence[str]) -> Iterator[str]:
   """Yields the lines of the documents without blank ones, long ones in parts."""
   for name in inputs:
-    named = name == 'corpus' or name.partition(':')[0] in sources.KINDS
-    for document in sources.open(name if named else f'text:{name}').documents():
+    for document in _documents(name):
       for line in document.split('\n'):
         for part in tokenizer.cut(line, SENTENCE):
           if not part.isspace():
             yield part
+
+
+def _documents(name: str) -> Iterator[str]:
+  if tasks.is_task(name):
+    task = tasks.find(name)
+    for example in task_rows.open(task, task.train, 'decoder').documents():
+      yield '\n'.join([*example.inputs, example.targets])
+    return
+  named = name == 'corpus' or name.partition(':')[0] in sources.KINDS
+  yield from sources.open(name if named else f'text:{name}').documents()
 
 
 def sample(sentences: Iterable[str], most: int) -> list[str]:
