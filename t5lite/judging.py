@@ -239,7 +239,11 @@ def _judged(
   for metric in task.metrics:
     several = references if metric in metrics.MANY else targets
     of_words = metrics.by_word(texts, targets) if task.words and metric != 'entity_f1' else None
-    values |= metrics.compute(metric, *(of_words or (texts, several)))
+    if task.group and metric == 'exact_match':
+      groups = [one.group for one in examples]
+      values |= metrics.compute(metric, *[metrics.by_group(x, groups) for x in (texts, targets)])
+    else:
+      values |= metrics.compute(metric, *(of_words or (texts, several)))
     signatures[metric] = metrics.signature(metric, several)
   if answers[0].probabilities is not None:
     labels = [task.labels.index(one.targets) for one in examples]

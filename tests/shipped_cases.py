@@ -19,6 +19,7 @@ class Case(NamedTuple):
   targets: str
   texts: tuple[str, ...] = ()
   references: tuple[str, ...] = ()  # (): the target
+  group: str = ''
 
 
 def _case(split: str, inputs: str, targets: str, *texts: str, label: Any = None, **row) -> Case:
@@ -153,7 +154,7 @@ CASES: dict[str, list[Case]] = {
       answer=answer,
       paragraph='<b>Sent 1: </b>Joe left.<br><b>Sent 2: </b><He> ran.',
       idx={'paragraph': 1, 'question': 2, 'answer': 3},
-    )
+    )._replace(group='Sent 1: Joe left. Sent 2: <He> ran. Who?')
     for split, answer, label in (('train', 'Joe', 'True'), ('validation', 'Jim', 'False'))
   ],
   'superglue_record': [

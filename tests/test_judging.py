@@ -150,6 +150,15 @@ def test_values_are_those_of_the_rows(task):
   assert [row['target'] for row in judged.rows] == list('aabb')
 
 
+def test_a_group_is_right_when_all_of_its_rows_are(task):
+  groups = ['x', 'y', 'x', 'y', 'z']
+  examples = [rendering.Example(('?',), 'yes', ('yes',), group=group) for group in groups]
+  answers = [judging.Answer(text) for text in ('yes', 'yes', 'no', 'yes', 'yes')]
+  grouped = dataclasses.replace(task, metrics=('accuracy', 'exact_match'), group='{text}')
+  values = judging._judged(grouped, 'test', 'text', examples, answers).values
+  assert values == {'accuracy': pytest.approx(4 / 5), 'exact_match': pytest.approx(2 / 3)}
+
+
 SLOWER = [pytest.param(model, marks=pytest.mark.slow) for model in (T5, GPT)]
 
 

@@ -133,7 +133,9 @@ def test_rows_are_written_as_t5_writes_them(name, side, data_dir):
   for architecture in ('encoder_decoder', 'decoder'):
     made = read(task, getattr(task, side), architecture)
     assert made == sorted(
-      rendering.Example((case.inputs,), case.targets, case.references or (case.targets,))
+      rendering.Example(
+        (case.inputs,), case.targets, case.references or (case.targets,), group=case.group
+      )
       for case in cases(name, getattr(task, side))
     )
 

@@ -33,6 +33,7 @@ class Task:
   words: str = ''
   # Field with the character of the last of `texts` at which the target begins: an encoder finds it.
   span: str = ''
+  group: str = ''  # template, the same in rows that exact_match counts as one: right if all are
   references: str = ''  # field with the list of all right answers; '': the target alone
   metrics: tuple[MetricName, ...] = ()
   preprocess: str = ''  # MODULE:FUNCTION that gives the task's rows of a row; '': the row itself
@@ -46,6 +47,8 @@ class Task:
     templates = {'inputs': self.inputs, 'targets': self.targets}
     for number, text in enumerate(self.texts):
       templates[f'texts[{number}]'] = text
+    if self.group:
+      templates['group'] = self.group
     for name, template in templates.items():
       try:
         fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
@@ -104,6 +107,12 @@ class Task:
       'entities are of words',
       f'{where}: metrics={self.metrics}',
       'name the field with the words, or leave entity_f1 out',
+    )
+    errors.check(
+      not self.group or ('exact_match' in self.metrics and not self.references),
+      'groups are for exact_match, of one right answer a row',
+      f'{where}: group={self.group!r} metrics={self.metrics} references={self.references!r}',
+      'leave group out, or name exact_match and no references',
     )
     errors.check(
       not self.span or bool(self.texts and not self.labels),

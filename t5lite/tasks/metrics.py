@@ -111,6 +111,14 @@ def by_word(
   return [tag for found, _ in rows for tag in found], [tag for _, right in rows for tag in right]
 
 
+def by_group(texts: Sequence[str], groups: Sequence[str]) -> list[str]:
+  """Returns the texts of each group as one, in the order in which groups begin."""
+  found: dict[str, list[str]] = {}
+  for text, group in zip(texts, groups, strict=True):
+    found.setdefault(group, []).append(text)
+  return ['\n'.join(parts) for parts in found.values()]
+
+
 def _tags(prediction: str, reference: str, missing: str) -> tuple[list[str], list[str]]:
   found, right = prediction.split(), reference.split()
   return [*found, *[missing] * len(right)][: len(right)], right

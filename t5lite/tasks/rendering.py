@@ -21,6 +21,7 @@ class Example(NamedTuple):
     label: the number of the target among the task's labels, for an encoder; -1: it has none.
     tags: of each word, for an encoder: where it begins in the inputs, and its label's number.
     span: where the target begins and ends in the last of the inputs, for an encoder; (): nowhere.
+    group: the same in rows that exact match counts as one; '': each by itself.
   """
 
   inputs: tuple[str, ...]
@@ -29,6 +30,7 @@ class Example(NamedTuple):
   label: int = -1
   tags: tuple[tuple[int, int], ...] = ()
   span: tuple[int, ...] = ()
+  group: str = ''
 
 
 def example(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
@@ -49,7 +51,8 @@ def example(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
     references = tuple(_value(task, task.references, row)) or references
   label = task.labels.index(targets) if for_encoder and task.labels else -1
   span = _span(task, row, inputs[-1], targets) if for_encoder and task.span else ()
-  return Example(inputs, targets, references, label, span=span)
+  group = _fill(task, 'group', task.group, row) if task.group else ''
+  return Example(inputs, targets, references, label, span=span, group=group)
 
 
 def _tagged(task: config.Task, row: Row, *, for_encoder: bool) -> Example:

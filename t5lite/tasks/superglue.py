@@ -25,6 +25,7 @@ def _task(
   *metrics: MetricName,
   source: str = '',
   preprocess: str = '',
+  group: str = '',
 ) -> Task:
   """Returns a task whose labels stand in the order of the dataset's."""
   return Task(
@@ -36,6 +37,7 @@ def _task(
     texts=texts,
     metrics=metrics,
     preprocess=preprocess and f't5lite.tasks.superglue:{preprocess}',
+    group=group,
     test='validation',
   )
 
@@ -102,7 +104,9 @@ TASKS = (
     ('{question} {answer}', '{paragraph}'),
     TRUTH,
     'f1',
+    'exact_match',
     preprocess='multirc',
+    group='{paragraph} {question}',
   ),
   Task(
     name='superglue_record',
