@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import data
 from t5lite import errors
@@ -21,6 +20,7 @@ from t5lite import judging
 from t5lite import losses
 from t5lite import models
 from t5lite import samples
+from t5lite import stored
 from t5lite import tasks
 from t5lite import meshes
 from t5lite import sharding
@@ -126,7 +126,7 @@ class Trained(NamedTuple):
 
 
 def load(workdir: str | pathlib.Path) -> Trained:
-  """Returns the checkpoint of a workdir (`checkpoint.chosen`), sharded over the devices here.
+  """Returns the checkpoint of a workdir (`stored.chosen`), sharded over the devices here.
 
   Raises:
     CheckpointError: there is none, or it is damaged.
@@ -137,7 +137,7 @@ def load(workdir: str | pathlib.Path) -> Trained:
   with jax.set_mesh(mesh):
     traced = jax.eval_shape(lambda: models.init(config.model, jax.random.key(0)))
     abstract = sharding.shard_like(traced, mesh)
-  params, manifest = checkpoint.restore_params(workdir, abstract)
+  params, manifest = stored.restore_params(workdir, abstract)
   if config.model.lora_rank:
     with jax.set_mesh(mesh):
       model, params = models.without_adapters(config.model, params)

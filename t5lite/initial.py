@@ -1,6 +1,6 @@
 """The parameters that a run begins with where its config says `init_from`.
 
-That is a workdir (`checkpoint.chosen`), or a folder of Hugging Face's or T5X's, read as
+That is a workdir (`stored.chosen`), or a folder of Hugging Face's or T5X's, read as
 `t5lite import` does. If its model is another, they are adapted: see `adaptation`.
 """
 
@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from t5lite import adaptation
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import models
+from t5lite import stored
 from t5lite import strict
 from t5lite import tasks
 
@@ -36,12 +36,12 @@ class Origin(Protocol):
 
 
 class Workdir:
-  """The checkpoint of a run that `checkpoint.chosen` gives."""
+  """The checkpoint of a run that `stored.chosen` gives."""
 
   other_labels = False
 
   def __init__(self, path: str):
-    self._saved = checkpoint.chosen(path)
+    self._saved = stored.chosen(path)
     self._manifest = self._saved.manifest()
     tree = self._manifest['config']['model']
     self.model = strict.from_dict(config_lib.Model, tree)
@@ -83,7 +83,7 @@ class Initial:
     self._model = config.model
     task = tasks.only(config)
     self._origin: Origin = open_origin(config.init_from, task.labels if task else ())
-    abstract = checkpoint.flat(abstract_params(config.model))
+    abstract = stored.flat(abstract_params(config.model))
     fields = adaptation.changes(self._origin.model, config.model)
     self._found = adaptation.origins(abstract, self._origin.shapes)
     if self._origin.other_labels or fields.keys() & adaptation.OF_A_HEAD:
@@ -97,14 +97,14 @@ class Initial:
 
   def params(self, abstract: models.Params, key: jax.Array) -> models.Params:
     """Returns the parameters, in the shardings of `abstract`; new ones are drawn with the key."""
-    wanted, drawn = checkpoint.flat(abstract), {}
+    wanted, drawn = stored.flat(abstract), {}
     if None in self._found.values():
-      drawn = checkpoint.flat(jax.jit(functools.partial(models.init, self._model))(key))
+      drawn = stored.flat(jax.jit(functools.partial(models.init, self._model))(key))
     made = {}
     for path, x in wanted.items():
       source = self._found[path]
       made[path] = drawn[path] if source is None else placed(self._read(source, x.shape), x)
-    return checkpoint.unflat(abstract, made)
+    return stored.unflat(abstract, made)
 
   def _read(self, source: str, shape: tuple[int, ...]) -> np.ndarray:
     return adaptation.stretched(self._origin.read(source), shape)

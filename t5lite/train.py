@@ -32,6 +32,7 @@ from t5lite import preemption
 from t5lite import processes
 from t5lite import meshes
 from t5lite import sharding
+from t5lite import stored
 from t5lite import versions
 
 
@@ -153,7 +154,7 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
   meshes.check_divides(config, mesh)
   with processes.together():
     first = None
-    if config.init_from and checkpoint.latest_step(workdir) is None:
+    if config.init_from and stored.latest_step(workdir) is None:
       first = initial.Initial(config)  # one that is not there or does not fit shows at once
     dataset = data.open(config, 'train')
     evaluator = evaluate.Evaluator(config, mesh)
@@ -338,7 +339,7 @@ def out_of_patience(this: Run) -> str:
   policy = this.config.checkpoint
   given = {step: each.get(policy.best) for step, each in this.evaluations.items()}
   values = {step: value for step, value in given.items() if value is not None}
-  best = checkpoint.better(policy.best, values)
+  best = stored.better(policy.best, values)
   if not policy.patience or best is None or sum(s > best for s in values) < policy.patience:
     return ''
   return f'{policy.best} was best at step {best}, {values[best]:.4g}'

@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 
-from t5lite import checkpoint
 from t5lite import evaluate
 from t5lite import jsonl
+from t5lite import stored
 
 ROOT = pathlib.Path(__file__).parents[1]
 USES = {
@@ -47,13 +47,13 @@ def check(ok: bool, failure: str) -> None:
 
 
 def digests(workdir: pathlib.Path) -> dict[str, int]:
-  manifest = checkpoint.read_manifest(workdir)
+  manifest = stored.read_manifest(workdir)
   return {name: array['digest'] for name, array in manifest['arrays'].items()}
 
 
 def kill_half_way(workdir: pathlib.Path, half: int, *arguments: str) -> None:
   with t5lite('train', f'--workdir={workdir}', *arguments) as process:
-    while process.poll() is None and half not in checkpoint.steps(workdir):
+    while process.poll() is None and half not in stored.steps(workdir):
       time.sleep(0.05)
     check(process.poll() is None, f'training ended before it was killed: {workdir}')
     process.kill()

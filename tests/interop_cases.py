@@ -12,6 +12,7 @@ import families
 from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import models
+from t5lite import stored
 from t5lite.config import Model
 from t5lite.data import tokenizer
 from t5lite.interop import importing
@@ -106,4 +107,4 @@ def read_params(workdir: pathlib.Path, model: Model):
   shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
   one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
-  return checkpoint.restore_params(workdir, abstract)[0]
+  return stored.restore_params(workdir, abstract)[0]

@@ -11,12 +11,12 @@ import pytest
 
 import families
 import interop_cases
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import initial
 from t5lite import interop
 from t5lite import models
+from t5lite import stored
 from t5lite import train
 from t5lite.interop import importing
 
@@ -68,7 +68,7 @@ def test_a_run_begins_with_what_is_there(name, origins, tmp_path, capsys, monkey
   state = train.run(run_config(model, origins / name), tmp_path / 'new')
   assert_same(state.params, interop_cases.float32(model))
   assert f'the first parameters are those of {origins / name}\n' in capsys.readouterr().out
-  assert checkpoint.steps(tmp_path / 'new') == [0]
+  assert stored.steps(tmp_path / 'new') == [0]
 
 
 def test_an_encoder_begins_with_a_decoder(origins):

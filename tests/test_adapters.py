@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import meshes
@@ -15,6 +14,7 @@ from t5lite import models
 from t5lite import optim
 from t5lite import presets
 from t5lite import sharding
+from t5lite import stored
 from t5lite import train
 
 SIZES = {'vocab_size': 48, 'num_layers': 2, 'd_model': 64}
@@ -116,12 +116,12 @@ def step(config: config_lib.Config):
 @pytest.mark.parametrize('family', MODELS)
 def test_only_adapters_and_the_head_for_labels_are_trained(family, parallel):
   old, new, values = step(make_config(family, rank=4, **parallel))
-  before, after = (checkpoint.flat(state.params) for state in (old, new))
+  before, after = (stored.flat(state.params) for state in (old, new))
   changed = {path for path in before if (before[path] != after[path]).any()}
   # At first B is 0, so A has no gradient yet.
   assert changed == {p for p in before if p.endswith('lora_b') or p.startswith('label_head')}
   moments = optax.tree.get(new.opt_state, 'mu')
-  kept = {path for path, x in checkpoint.flat(moments).items() if hasattr(x, 'shape')}
+  kept = {path for path, x in stored.flat(moments).items() if hasattr(x, 'shape')}
   assert {path.split('.')[-1] for path in kept if 'label_head' not in path} == {'lora_a', 'lora_b'}
   assert np.isfinite(values['train/loss'])
 
@@ -136,7 +136,7 @@ def test_adapters_learn_the_same_on_every_mesh():
 
 def test_frozen_parameters_stay():
   old, new, _ = step(make_config('t5', frozen=('token_embed.*', 'encoder.*')))
-  before, after = (checkpoint.flat(state.params) for state in (old, new))
+  before, after = (stored.flat(state.params) for state in (old, new))
   for path in before:
     same = (before[path] == after[path]).all()
     assert same == path.startswith(('token_embed.', 'encoder.')), path

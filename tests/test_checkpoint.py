@@ -25,6 +25,7 @@ from t5lite import errors
 from t5lite import integrity
 from t5lite import meshes
 from t5lite import sharding
+from t5lite import stored
 
 POLICY = config.Checkpoint()
 MANIFEST = {'step': 1, 'config': {'sizes': (1, 2)}, 'learning_rate': 0.1}
@@ -88,8 +89,8 @@ def test_round_trip_is_bitwise(tmp_path, mesh):
   assert_same_bits(found, state)
   assert jax.tree.map(lambda x: x.sharding, found) == jax.tree.map(lambda x: x.sharding, state)
   assert manifest['config'] == {'sizes': [1, 2]} and manifest['learning_rate'] == 0.1
-  assert checkpoint.read_manifest(tmp_path) == manifest
-  params, _ = checkpoint.restore_params(tmp_path, abstract_state(mesh).params)
+  assert stored.read_manifest(tmp_path) == manifest
+  params, _ = stored.restore_params(tmp_path, abstract_state(mesh).params)
   assert_same_bits(params, state.params)
 
 
@@ -122,17 +123,17 @@ def test_state_may_be_donated_while_it_is_written(tmp_path, mesh):
 def test_keeps_the_last_and_every_nth(tmp_path, mesh):
   policy = config.Checkpoint(keep_last=2, keep_every=4)
   saved(tmp_path, 2, 4, 5, policy=policy)
-  assert checkpoint.steps(tmp_path) == [4, 5]
+  assert stored.steps(tmp_path) == [4, 5]
   saved(tmp_path, 6, 8, 9, 10, policy=policy)
-  assert checkpoint.steps(tmp_path) == [4, 8, 9, 10]
+  assert stored.steps(tmp_path) == [4, 8, 9, 10]
 
 
 def test_foreign_directories_are_neither_read_nor_counted_nor_deleted(tmp_path, mesh):
   foreign = tmp_path / 'checkpoints' / '99999' / 'of_mine'
   foreign.mkdir(parents=True)
   state = saved(tmp_path, 1, 2, 3)
-  assert checkpoint.steps(tmp_path) == [2, 3] and foreign.exists()
-  assert checkpoint.latest_step(tmp_path) == 3
+  assert stored.steps(tmp_path) == [2, 3] and foreign.exists()
+  assert stored.latest_step(tmp_path) == 3
   assert_same_bits(restored(tmp_path, abstract_state(mesh))[0], state)
 
 
@@ -143,7 +144,7 @@ def test_older_step_goes_on_when_the_newest_is_moved_away(tmp_path, mesh):
   (folder / '4').mkdir()
   assert_same_bits(restored(tmp_path, abstract_state(mesh))[0], init(2))
   saved(tmp_path, 3)
-  assert checkpoint.steps(tmp_path) == [2, 3]
+  assert stored.steps(tmp_path) == [2, 3]
   with pytest.raises(errors.DiskError, match='something else.*/4: move it away'):
     saved(tmp_path, 4)
 
@@ -213,7 +214,7 @@ def test_flipped_bit_in_the_manifest_is_never_silent(tmp_path, mesh):
   for seed in range(50):
     with flipped_bit(tmp_path / 'checkpoints/2/manifest/metadata', random.Random(seed)):
       with pytest.raises(errors.CheckpointError, match='damaged .* to go on from step 1'):
-        checkpoint.read_manifest(tmp_path)
+        stored.read_manifest(tmp_path)
 
 
 @contextlib.contextmanager
@@ -262,18 +263,18 @@ def test_reading_parameters_reads_and_deletes_nothing_else(tmp_path, mesh):
   left = tmp_path / 'checkpoints/3.orbax-checkpoint-tmp'
   left.mkdir()
   abstract = abstract_state(mesh).params
-  assert_same_bits(checkpoint.restore_params(tmp_path, abstract)[0], state.params)
-  assert_same_bits(checkpoint.restore_params(tmp_path, abstract, step=1)[0], init(1).params)
+  assert_same_bits(stored.restore_params(tmp_path, abstract)[0], state.params)
+  assert_same_bits(stored.restore_params(tmp_path, abstract, step=1)[0], init(1).params)
   with pytest.raises(errors.CheckpointError, match='no such checkpoint.*there are 1, 2'):
-    checkpoint.restore_params(tmp_path, abstract, step=7)
+    stored.restore_params(tmp_path, abstract, step=7)
   with pytest.raises(errors.CheckpointError, match='no checkpoint: .*nowhere: give the workdir'):
-    checkpoint.restore_params(tmp_path / 'nowhere', abstract)
+    stored.restore_params(tmp_path / 'nowhere', abstract)
   assert left.exists() and not (tmp_path / 'nowhere').exists()
 
 
 def test_no_room_is_said_before_writing(tmp_path):
   with pytest.raises(errors.DiskError, match='MiB needed.*MiB free.*lower checkpoint.keep_last'):
-    checkpoint.check_room(tmp_path, 2**60)
+    stored.check_room(tmp_path, 2**60)
 
 
 def test_workdir_that_cannot_be_written_is_a_disk_error(tmp_path):
@@ -315,7 +316,7 @@ def weights(workdir: pathlib.Path, size: int) -> tuple[int, jax.Array]:
   """Returns the newest step and weights that a trainer saved."""
   one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   abstract = {'w': jax.ShapeDtypeStruct((size,), jnp.uint32, sharding=one)}
-  params, manifest = checkpoint.restore_params(workdir, abstract)
+  params, manifest = stored.restore_params(workdir, abstract)
   return manifest['step'], params['w']
 
 
@@ -328,7 +329,7 @@ with checkpoint.Checkpointer(sys.argv[1], config.Checkpoint()) as checkpointer:
     checkpointer.save(step, state(step), {'step': step})
 """
   with trainer(program, size, tmp_path) as child:
-    wait_for(lambda: checkpoint.steps(tmp_path), child)
+    wait_for(lambda: stored.steps(tmp_path), child)
     with pytest.raises(errors.ConfigError) as refused:
       checkpoint.Checkpointer(tmp_path, POLICY)
     assert f'process {child.pid} on' in str(refused.value) and '\n' not in str(refused.value)
@@ -385,4 +386,4 @@ def test_manifest_is_plain_json(tmp_path, mesh):
   saved(tmp_path, 1)
   manifest = json.loads((tmp_path / 'checkpoints/1/manifest/metadata').read_text())
   assert manifest['arrays']['params.bf16']['shape'] == [8, 6]
-  assert manifest['format'] == checkpoint.FORMAT
+  assert manifest['format'] == stored.FORMAT

@@ -11,13 +11,13 @@ from lm_eval.api.instance import Instance
 import numpy as np
 import pytest
 
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import decoding
 from t5lite import errors
 from t5lite import evaluate
 from t5lite import harness
 from t5lite import models
+from t5lite import stored
 from t5lite.decoding import likelihood
 from t5lite.decoding import ranking
 from t5lite.harness import __main__ as harness_main
@@ -38,12 +38,12 @@ def folder(tmp_path_factory):
   for name, more in (('gpt', ['model.max_length=40']), ('t5', SHORT_TARGETS), ('bert', [])):
     config = config_lib.load(ROOT / f'configs/tiny_{name}.py', [*SMALL, *more])
     params = jax.jit(models.init, static_argnums=0)(config.model, jax.random.key(0))
-    leaves = {path: np.asarray(x) for path, x in checkpoint.flat(params).items()}
+    leaves = {path: np.asarray(x) for path, x in stored.flat(params).items()}
     parts = [(path, None, x) for path, x in leaves.items()]
     (folder / name).mkdir()
     config_lib.save(config, folder / name / 'config.json')
     manifest = {'step': 0, 'config': config_lib.to_dict(config), 'versions': {}}
-    checkpoint.write_params(folder / name, jax.eval_shape(lambda x: x, leaves), parts, manifest)
+    stored.write_params(folder / name, jax.eval_shape(lambda x: x, leaves), parts, manifest)
   return folder
 
 

@@ -18,13 +18,13 @@ import safetensors.numpy
 
 import families
 import interop_cases
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import evaluate
 from t5lite import interop
 from t5lite import main
 from t5lite import models
+from t5lite import stored
 from t5lite.interop import families as families_lib
 from t5lite.interop import folders
 from t5lite.interop import labels
@@ -516,7 +516,7 @@ def test_an_import_is_evaluated_trained_and_continued(tmp_path, capsys, monkeypa
   arguments = ['import', f'--from={tmp_path}/out', f'--workdir={new}', '--set=eval.batches=1']
   assert main.main(arguments) == 0
   assert 'no tokenizer' not in capsys.readouterr().out
-  assert checkpoint.steps(new) == [0]
+  assert stored.steps(new) == [0]
   assert (new / 't5lite.model').read_bytes() == (tmp_path / 'out/t5lite.model').read_bytes()
   config = config_lib.load(new / 'config.json')
   assert config.data.tokenizer == str(new / 't5lite.model')
@@ -527,7 +527,7 @@ def test_an_import_is_evaluated_trained_and_continued(tmp_path, capsys, monkeypa
   assert main.main([*train, f'--workdir={more}', f'--set=init_from={new}']) == 0
   assert main.main([*train, f'--workdir={new}']) == 0
   for workdir in (new, more):
-    assert checkpoint.steps(workdir) == [2]
+    assert stored.steps(workdir) == [2]
     assert_same(interop_cases.read_params(workdir, WHOLE), interop_cases.float32(WHOLE))
     assert evaluate.run(workdir)['eval/loss'] == loss
   assert main.main(['generate', f'--workdir={new}', '--prompt=The', '--max_tokens=3']) == 0

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import data
 from t5lite import errors
@@ -17,6 +16,7 @@ from t5lite import judging
 from t5lite import meshes
 from t5lite import models
 from t5lite import presets
+from t5lite import stored
 from t5lite import tasks
 from t5lite import train
 from t5lite.data import tokenizer as tokenizer_lib
@@ -186,12 +186,12 @@ def test_tasks_are_done_at_each_evaluation_and_the_best_is_kept(task, tmp_path, 
   values = {record['step']: record[best] for record in logged if best in record}
   assert len(values) == 8 and f'{best.removeprefix("eval/")} ' in capsys.readouterr().out
   first = max(values, key=lambda step: (values[step], -step))
-  assert checkpoint.steps(tmp_path) == sorted({first, 8})
-  assert checkpoint.best_step(tmp_path, best) == first
+  assert stored.steps(tmp_path) == sorted({first, 8})
+  assert stored.best_step(tmp_path, best) == first
   # What uses the run uses its best; training goes on from the newest.
   ((step, judged),) = evaluate.run_tasks(tmp_path, ['animals'], 'validation', 20)
   assert (step, judged.values['accuracy']) == (first, values[first])
-  assert checkpoint.chosen(tmp_path).step == first < 8
+  assert stored.chosen(tmp_path).step == first < 8
   assert int(train.run(config, tmp_path).step) == 8
 
 
@@ -205,7 +205,7 @@ def test_training_ends_when_it_is_out_of_patience(task, tmp_path, capsys):
   )
   state = train.run(config, tmp_path)
   assert int(state.step) == 8  # the first is best, then three
-  assert checkpoint.steps(tmp_path) == [2, 8]
+  assert stored.steps(tmp_path) == [2, 8]
   assert 'ends at step 8 of 40: eval/loss was best at step 2' in capsys.readouterr().out
   assert int(train.run(config, tmp_path).step) == 8
   assert 'nothing to do: eval/loss was best at step 2' in capsys.readouterr().out

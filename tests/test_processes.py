@@ -16,11 +16,11 @@ import time
 import numpy as np
 import pytest
 
-from t5lite import checkpoint
 from t5lite import errors
 from t5lite import jsonl
 from t5lite import main
 from t5lite import processes
+from t5lite import stored
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
@@ -239,7 +239,7 @@ def test_processes_judge_as_one(tmp_path, cache, monkeypatch):
 def test_a_run_goes_on_with_other_processes_and_meshes(tmp_path, cache, alone, after):
   workdir, (num_processes, overrides) = tmp_path / 'run', after
   run(workdir, cache, 2, 'train.steps=3')
-  assert checkpoint.steps(workdir) == [3]
+  assert stored.steps(workdir) == [3]
   assert 'from step 3 to 6' in run(workdir, cache, num_processes, *overrides)
   np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-4)
 
@@ -251,7 +251,7 @@ def test_sigterm_stops_all_after_one_step(tmp_path, cache):
     wait_for_step(workdir, child)
     child.send_signal(signal.SIGTERM)
     assert child.wait(timeout=120) == 75
-  step = checkpoint.latest_step(workdir)
+  step = stored.latest_step(workdir)
   line = f't5lite: stopped by SIGTERM: step {step} is saved: run the same command\n'
   assert said(workdir).count(line) == 2
 

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from t5lite import checkpoint
 from t5lite import jsonl
+from t5lite import stored
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 12
@@ -103,14 +103,14 @@ def wait_for(ready, child: subprocess.Popen, workdir: pathlib.Path) -> None:
 
 def arrays(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns all arrays of the newest checkpoint."""
-  step, manifest = checkpoint.latest_step(workdir), checkpoint.read_manifest(workdir)
+  step, manifest = stored.latest_step(workdir), stored.read_manifest(workdir)
   one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   wanted = {
     name: jax.ShapeDtypeStruct(tuple(x['shape']), x['dtype'], sharding=one)
     for name, x in manifest['arrays'].items()
   }
-  params, rest = checkpoint.split(wanted)
-  saved = checkpoint.Saved(workdir, step)
+  params, rest = stored.split(wanted)
+  saved = stored.Checkpoint(workdir, step)
   found = saved.arrays('params', params, manifest) | saved.arrays('rest', rest, manifest)
   return {name: np.asarray(x) for name, x in found.items()}
 
@@ -129,9 +129,9 @@ def test_resume_is_bitwise(tmp_path, cache, family):
   arguments = (cache, family, 'checkpoint.every=5')
   finished(whole, *arguments)
   with trainer(killed, *arguments) as child:
-    wait_for(lambda: last_logged(killed) >= 7 and checkpoint.steps(killed), child, killed)
+    wait_for(lambda: last_logged(killed) >= 7 and stored.steps(killed), child, killed)
     os.kill(child.pid, signal.SIGKILL)
-  saved = checkpoint.latest_step(killed)
+  saved = stored.latest_step(killed)
   assert saved in (5, 10)
   assert f'from step {saved} to {STEPS}' in finished(killed, *arguments)
   assert [r['step'] for r in logged(whole) if 'train/loss' in r] == [*range(1, STEPS + 1)]
@@ -146,8 +146,8 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(tmp_path, cache
     wait_for(lambda: last_logged(stopped) >= 3, child, stopped)
     child.send_signal(signal.SIGTERM)
     code = child.wait()
-  step = checkpoint.latest_step(stopped)
-  assert (code, checkpoint.steps(stopped)) == (75, [last_logged(stopped)])
+  step = stored.latest_step(stopped)
+  assert (code, stored.steps(stopped)) == (75, [last_logged(stopped)])
   assert said(stopped) == (
     f't5lite: stopped by SIGTERM: step {step} is saved: run the same command\n'
   )
@@ -161,7 +161,7 @@ def test_resume_on_another_mesh_is_within_rounding(tmp_path, cache):
   finished(whole, *arguments)
   finished(moved, *arguments, 'train.steps=6')
   assert 'from step 6 to 12' in finished(moved, *arguments, 'parallel.model=1')
-  assert checkpoint.read_manifest(moved)['mesh']['data'] == 8
+  assert stored.read_manifest(moved)['mesh']['data'] == 8
   losses = [
     [record['train/loss'] for record in logged(run) if 'train/loss' in record]
     for run in (whole, moved)

@@ -22,6 +22,7 @@ PARTS = (
     'interop',
     'adaptation',
     'checkpoint',
+    'stored',
   ),
   *(
     'optim',
@@ -62,7 +63,7 @@ LIBRARIES = {
   'lm_eval': ('harness',),
   'orbax': ('checkpoint',),
   'safetensors': ('interop',),
-  'tensorstore': ('checkpoint', 'interop'),  # interop: T5X's arrays
+  'tensorstore': ('stored', 'interop'),  # interop: T5X's arrays
   **dict.fromkeys(('rouge_score', 'sacrebleu', 'scipy', 'sklearn'), ('tasks',)),
   'tokenizers': ('data', 'interop'),
   **dict.fromkeys(('clu', 'seqio', 't5x', 'tensorflow', 'torch'), ()),

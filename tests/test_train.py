@@ -18,6 +18,7 @@ from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import jsonl
 from t5lite import sharding
+from t5lite import stored
 from t5lite import train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -101,7 +102,7 @@ def test_a_diverged_run_is_told_and_saves_nothing_of_it(tmp_path):
   config = small('train.steps=9', 'checkpoint.every=1', *rate)
   with pytest.raises(errors.DivergedError, match='not finite: .* last checkpoint at step 1: lower'):
     train.run(config, tmp_path)
-  assert errors.DivergedError.code == 67 and checkpoint.steps(tmp_path) == [1]
+  assert errors.DivergedError.code == 67 and stored.steps(tmp_path) == [1]
 
 
 def test_a_gradient_that_is_not_finite_is_told_though_the_loss_is(tmp_path):
@@ -115,11 +116,11 @@ def test_a_gradient_that_is_not_finite_is_told_though_the_loss_is(tmp_path):
 
 def test_no_steps_save_the_first_state(tmp_path, capsys):
   state = train.run(small('train.steps=0'), tmp_path)
-  assert int(state.step) == 0 and checkpoint.steps(tmp_path) == [0]
+  assert int(state.step) == 0 and stored.steps(tmp_path) == [0]
   assert 'the state before the first step is saved' in capsys.readouterr().out
   train.run(small('train.steps=1'), tmp_path)
   assert int(train.run(small('train.steps=0'), tmp_path).step) == 1
-  assert checkpoint.steps(tmp_path) == [0, 1]
+  assert stored.steps(tmp_path) == [0, 1]
 
 
 def test_init_from_begins_with_the_parameters_of_another_run(tmp_path):
@@ -143,7 +144,7 @@ def test_the_log_has_every_metric(tmp_path):
     *('eval/loss', 'eval/perplexity', 'eval/bits_per_byte', 'eval/accuracy'),
     'eval/unigram_entropy',
   }
-  manifest = checkpoint.read_manifest(tmp_path)
+  manifest = stored.read_manifest(tmp_path)
   assert manifest['tokens_seen'] == records[-1].get('train/tokens_seen', 2 * 8 * 128) == 2 * 8 * 128
   config = config_lib.to_dict(config_lib.load(tmp_path / 'config.json'))
   assert manifest['config'] == json.loads(json.dumps(config))  # which knows no tuples

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import metrics
+from t5lite import stored
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.interop import card
 from t5lite.interop import families
@@ -27,7 +27,7 @@ from t5lite.models import layers as layers_lib
 def export(
   workdir: str | pathlib.Path, output: str | pathlib.Path, limit: int = tensors.LIMIT
 ) -> card.Exported:
-  """Writes the checkpoint of a workdir (`checkpoint.chosen`) as a folder of Hugging Face's.
+  """Writes the checkpoint of a workdir (`stored.chosen`) as a folder of Hugging Face's.
 
   It takes the memory of the largest array, and is there whole or not at all.
 
@@ -44,7 +44,7 @@ def export(
   """
   given, output = output, pathlib.Path(output).absolute()
   folders.check_new(output, '--output')
-  saved = checkpoint.chosen(workdir)
+  saved = stored.chosen(workdir)
   config = config_lib.load(pathlib.Path(workdir) / folders.CONFIG)
   manifest = saved.manifest()
   tokenizer = load_tokenizer(config, manifest)
@@ -58,7 +58,7 @@ def export(
   if config.model.positions == 'rotary':
     hf['max_position_embeddings'] = config.data.input_length
   num_params = sum(x.size for x in abstract.values())
-  checkpoint.check_room(output.parent, 4 * num_params, 'the weights')
+  stored.check_room(output.parent, 4 * num_params, 'the weights')
   loss = card.held_out(pathlib.Path(workdir) / metrics.METRICS, manifest['step'])
   command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
   slots = tables.slots(family.entries(model), {k: x.shape for k, x in abstract.items()})
@@ -76,7 +76,7 @@ def export(
 
 
 def read(
-  saved: checkpoint.Saved, manifest: checkpoint.Manifest, slots: Sequence[tables.Slot]
+  saved: stored.Checkpoint, manifest: stored.Manifest, slots: Sequence[tables.Slot]
 ) -> Iterator[np.ndarray]:
   """Yields the tensor of each slot, one at a time; those of one entry lie together."""
   for entry, group in itertools.groupby(slots, lambda slot: slot.entry):
@@ -92,9 +92,7 @@ def read(
     assert next(layers, None) is None  # and their digests are right
 
 
-def merged(
-  saved: checkpoint.Saved, path: str, manifest: checkpoint.Manifest
-) -> Iterator[np.ndarray]:
+def merged(saved: stored.Checkpoint, path: str, manifest: stored.Manifest) -> Iterator[np.ndarray]:
   """Yields a stacked parameter by layer, with the adapter beside it, if there is one, added."""
   beside = [path.removesuffix('.kernel') + part for part in ('.lora_a', '.lora_b')]
   if not set(beside) <= saved.param_shapes(manifest).keys():
@@ -106,7 +104,7 @@ def merged(
 
 
 def load_tokenizer(
-  config: config_lib.Config, manifest: checkpoint.Manifest
+  config: config_lib.Config, manifest: stored.Manifest
 ) -> tokenizer_lib.Tokenizer | None:
   """Returns the tokenizer that the parameters were trained with; None: they were imported without.
 
@@ -127,9 +125,7 @@ def load_tokenizer(
 
 
 def token_ids(
-  config: config_lib.Config,
-  tokenizer: tokenizer_lib.Tokenizer | None,
-  manifest: checkpoint.Manifest,
+  config: config_lib.Config, tokenizer: tokenizer_lib.Tokenizer | None, manifest: stored.Manifest
 ) -> dict[str, Any]:
   """Returns the ids of special tokens for config.json: the tokenizer's, or those of the import."""
   if tokenizer is None:

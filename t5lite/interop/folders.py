@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import host_memory
 from t5lite import lock
 from t5lite import models
+from t5lite import stored
 
 CONFIG = 'config.json'
 
@@ -61,4 +61,4 @@ def _filled(partial: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
 
 def abstract_params(model: config_lib.Model) -> dict[str, Any]:
   """Returns shape and dtype of a model's arrays by their paths."""
-  return checkpoint.flat(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))
+  return stored.flat(jax.eval_shape(lambda: models.init(model, jax.random.key(0))))

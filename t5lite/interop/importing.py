@@ -5,9 +5,9 @@ import dataclasses
 import pathlib
 from typing import NamedTuple
 
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import objectives
+from t5lite import stored
 from t5lite import strict
 from t5lite import tasks
 from t5lite import versions
@@ -73,8 +73,8 @@ def import_model(
       'token_ids': ids,
     }
     num_params = sum(x.size for x in weights.abstract.values())
-    checkpoint.check_room(workdir.parent, 4 * num_params)
-    checkpoint.write_params(made, weights.abstract, weights.parts(), manifest)
+    stored.check_room(workdir.parent, 4 * num_params)
+    stored.write_params(made, weights.abstract, weights.parts(), manifest)
     config_lib.save(config, made / folders.CONFIG)
   architecture = families.architecture(folder.family, config.model)
   return Imported(architecture, num_params, weights.left_out, config.data.tokenizer)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
+from t5lite import stored
 from t5lite.interop import families
 from t5lite.interop import folders
 from t5lite.interop import tables
@@ -74,7 +74,7 @@ class Weights:
     wanted = {slot.name: slot.shape for slot in self._slots}
     self._names, self.left_out = match(folder.family, reader, wanted, folder.path)
 
-  def parts(self) -> Iterator[checkpoint.Part]:
+  def parts(self) -> Iterator[stored.Part]:
     """Yields what each tensor holds of which array; one tensor at a time is held."""
     for slot in self._slots:
       yield from self._parts_of(slot)
@@ -89,7 +89,7 @@ class Weights:
             x[... if layer is None else layer] = part
     return x
 
-  def _parts_of(self, slot: tables.Slot) -> Iterator[checkpoint.Part]:
+  def _parts_of(self, slot: tables.Slot) -> Iterator[stored.Part]:
     x = self._reader.read(self._names[slot.name])
     if self._order and slot.entry.paths[0].startswith('label_head.output.'):
       x = x[self._order]  # of torch's [out, in], and of a bias
