@@ -20,17 +20,31 @@ enter_environment tasks
 export T5LITE_TASKS=$tasks
 mkdir -p "$runs"
 
-generative=(translate_en_de_debian summarize_debian dialogue_chitchat qa_quiz_closed_book)
-all=(classify_debian_section "${generative[@]}")
+all=(
+  classify_debian_section translate_en_de_debian summarize_debian dialogue_chitchat
+  qa_quiz_closed_book
+)
+declare -A shape=(  # of a T5: steps, tokens of the inputs and of the targets
+  [classify_debian_section]='600 192 8' [translate_en_de_debian]='1500 128 160'
+  [summarize_debian]='600 192 32' [dialogue_chitchat]='600 192 64' [qa_quiz_closed_book]='400 64 32'
+  [all]='1500 256 128'
+)
 
 # tune MODEL NAME INIT SOURCE STEPS [FLAG...]: a run that begins with INIT ('' for random parameters).
 tune() {
-  local model=$1 name=$2 init=$3 source=$4 steps=$5
-  echo "== $name"
-  t5lite train --config="configs/starter_$model.py" --workdir="$runs/$name" --set=init_from="$init" \
-    --set=data.source="$source" --set=data.examples=documents --set=data.batch_size=32 \
-    --set=train.steps="$steps" --set=train.sample_every=0 --set=eval.every=0 --set=checkpoint.every=200 \
+  echo "== $2"
+  t5lite train --config="configs/starter_$1.py" --workdir="$runs/$2" --set=init_from="$3" \
+    --set=data.source="$4" --set=data.examples=documents --set=train.steps="$5" \
+    --set=train.sample_every=0 --set=eval.every=0 --set=checkpoint.every=200 \
     --set=checkpoint.keep_last=1 "${@:6}"
+}
+
+# tune_t5 NAME INIT SOURCE SHAPE [FLAG...]
+tune_t5() {
+  local steps inputs targets
+  read -r steps inputs targets <<<"$4"
+  tune t5 "$1" "$2" "$3" "$steps" --set=data.input_length="$inputs" "$ours" "${falling[@]}" \
+    --set=data.target_length="$targets" --set=data.batch_size=16 --set=optim.learning_rate=2e-3 "${@:5}"
 }
 
 # judge NAME TASK...: evaluates what is not evaluated yet.
@@ -43,9 +57,18 @@ judge() {
   done
 }
 
-for model in bert t5 gpt; do
-  t5lite train --config="configs/starter_$model.py" --workdir="$runs/$model" --set=data.source="text:$text"
-done
+# T5 and GPT: one vocabulary for the text and for what the tasks write, German among it.
+if [[ ! -f $runs/tokenizer.model ]]; then
+  t5lite tokenizer --input="$text" "${all[@]/#/--input=task:}" --vocab_size=8192 \
+    --output="$runs/tokenizer.model"
+fi
+ours=--set=data.tokenizer=$(realpath "$runs/tokenizer.model")
+falling=(--set=optim.schedule=linear --set=optim.final_ratio=0.0)
+
+t5lite train --config=configs/starter_bert.py --workdir="$runs/bert" --set=data.source="text:$text"
+t5lite train --config=configs/starter_gpt.py --workdir="$runs/gpt" --set=data.source="text:$text" "$ours"
+t5lite train --config=configs/starter_t5.py --workdir="$runs/t5" --set=data.source="text:$text" "$ours" \
+  --set=init_from="$runs/gpt"
 
 for init in pretrained scratch; do
   from() { if [[ $init == pretrained ]]; then echo "$runs/$1"; fi; }
@@ -54,19 +77,18 @@ for init in pretrained scratch; do
     --set=optim.learning_rate=1e-3 --set=model.num_labels=31 --set=model.pooler=True
   judge "bert-$init-$task" "$task"
   for task in "${all[@]}"; do
-    tune t5 "t5-$init-$task" "$(from t5)" "task:$task" 600 --set=data.target_length=64 \
-      --set=optim.learning_rate=0.01
+    tune_t5 "t5-$init-$task" "$(from t5)" "task:$task" "${shape[$task]}"
     judge "t5-$init-$task" "$task"
-    tune gpt "gpt-$init-$task" "$(from gpt)" "task:$task" 600 --set=data.input_length=192 \
-      --set=optim.learning_rate=1e-3
+    tune gpt "gpt-$init-$task" "$(from gpt)" "task:$task" 600 "$ours" "${falling[@]}" \
+      --set=optim.learning_rate=2e-3
     judge "gpt-$init-$task" "$task"
   done
 done
 
 # All five at once: rates in proportion to sizes, none above 20,000 examples.
 mixture=$(printf "('task:%s', 1.0)," "${all[@]}")
-tune t5 t5-all "$runs/t5" "($mixture)" 3000 --set=data.target_length=64 --set=optim.learning_rate=0.01 \
-  --set=data.temperature=1.0 --set=data.most_examples=20000
+tune_t5 t5-all "$runs/t5" "($mixture)" "${shape[all]}" --set=data.temperature=1.0 \
+  --set=data.most_examples=20000
 judge t5-all "${all[@]}"
 
 python tests/benchmarks/task_table.py "$runs"

@@ -233,3 +233,15 @@ def test_too_few_sentinels_are_refused():
   with pytest.raises(errors.ConfigError, match='28 spans, 27 sentinels'):
     objectives.check(config, few)
   objectives.check(config, cases.vocabulary(sentinels=cases.SENTINELS[:28]))
+
+
+def test_text_infilling_has_the_same_inputs_and_the_whole_text_as_targets():
+  tokens, lengths_N = cases.text([60, 7, 33, 2])
+  noise = {'noise_density': 0.3, 'mean_span_length': 2.0}
+  spans = cases.made(cases.config(**noise), tokens, lengths_N)
+  whole = cases.made(cases.config(name='text_infilling', **noise), tokens, lengths_N)
+  np.testing.assert_array_equal(whole['encoder_input_tokens'], spans['encoder_input_tokens'])
+  for i, length in enumerate(lengths_N):
+    text = [*tokens[i, :length], cases.EOS]
+    assert whole['decoder_target_tokens'][i, : length + 1].tolist() == text
+    assert whole['decoder_loss_weights'][i].sum() == length + 1

@@ -35,6 +35,10 @@ def runs(tmp_path_factory) -> pathlib.Path:
     interop_cases.write_workdir(folder / name, model, params, with_tokenizer=True)
     (folder / f'{name}_empty').mkdir()
     (folder / f'{name}_empty/config.json').write_bytes((folder / name / 'config.json').read_bytes())
+  bart = json.loads((folder / 't5/config.json').read_text())
+  bart['objective']['name'] = 'text_infilling'
+  (folder / 'bart_empty').mkdir()
+  (folder / 'bart_empty/config.json').write_text(json.dumps(bart))
   return folder
 
 
@@ -156,6 +160,7 @@ FILLS = {
   ('bert', '[MASK] ' + LONG): (64, 'longer than the position table: .*max_length=32: shorten'),
   ('t5', 'Nothing.'): (65, 'nothing to fill: .*: write <extra_id_0>'),
   ('t5', '[MASK] ' * 101): (65, 'more gaps than sentinels: 101 gaps, 100 sentinels: fill a'),
+  ('bart', 'A [MASK].'): (64, 'this model writes the whole text: .*: use generate, with <extra_'),
   ('gpt', 'A [MASK].'): (64, 'this model continues text and fills no gaps: .*: use generate'),
 }
 

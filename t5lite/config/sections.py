@@ -5,7 +5,7 @@ from typing import Literal
 
 from t5lite import errors
 
-ObjectiveName = Literal['span_corruption', 'mlm', 'causal_lm', 'prefix_lm', 'ul2']
+ObjectiveName = Literal['span_corruption', 'text_infilling', 'mlm', 'causal_lm', 'prefix_lm', 'ul2']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,8 +13,8 @@ class Objective:
   """What the model is trained to predict."""
 
   name: ObjectiveName
-  noise_density: float = 0.15  # share of the tokens that is masked (span_corruption, mlm)
-  mean_span_length: float = 3.0  # span_corruption
+  noise_density: float = 0.15  # share of the tokens that is masked, but in UL2
+  mean_span_length: float = 3.0  # span_corruption, text_infilling
   whole_word: bool = False  # mlm: the pieces of a word are masked together
 
   def __post_init__(self):

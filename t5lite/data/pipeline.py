@@ -20,7 +20,8 @@ from t5lite.data import task_rows
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite import tasks
 
-ENDS_TEXT = ('span_corruption', 'mlm')  # objectives that put an end of their own to a document
+# Objectives that put an end of their own to a document.
+ENDS_TEXT = ('span_corruption', 'text_infilling', 'mlm')
 
 
 def open(config: config_lib.Config, side: Literal['train', 'held_out']) -> dataset.Dataset:

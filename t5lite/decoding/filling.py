@@ -86,6 +86,9 @@ def marked(
     ConfigError, DataError: as `fill`.
   """
   objective = config.objective.name
+  if objective == 'text_infilling':
+    where, remedy = f'objective.name={objective!r}', 'use generate, with <extra_id_0> for the gap'
+    raise errors.ConfigError('this model writes the whole text', where, remedy)
   if config.model.architecture == 'decoder' or objective == 'prefix_lm':
     where = f'model.architecture={config.model.architecture!r} objective.name={objective!r}'
     raise errors.ConfigError('this model continues text and fills no gaps', where, 'use generate')

@@ -23,6 +23,7 @@ SHOWN_SAMPLES = 12  # steps in the table, spread over the run; samples.jsonl has
 NAMES = {
   'encoder_decoder': 'encoder-decoder',
   'span_corruption': 'span corruption',
+  'text_infilling': 'text infilling',
   'mlm': 'masked language modelling',
   'causal_lm': 'next-token prediction',
   'prefix_lm': 'prefix language modelling',

@@ -122,7 +122,7 @@ def _noises(config: config_lib.Config) -> list[tuple[float, float]]:
   objective = config.objective
   if objective.name == 'ul2':
     return [(denoiser.density, denoiser.mean) for denoiser in ul2.DENOISERS if denoiser.mean]
-  if objective.name == 'span_corruption':
+  if objective.name in ('span_corruption', 'text_infilling'):
     return [(objective.noise_density, objective.mean_span_length)]
   return []
 
@@ -152,8 +152,10 @@ def _pair_lengths(
 ) -> tuple[np.ndarray, np.ndarray]:
   objective = config.objective
   match objective.name:
-    case 'span_corruption':
-      return span_corruption.lengths(raw_N, objective.noise_density, objective.mean_span_length)
+    case 'span_corruption' | 'text_infilling' as name:
+      noise = objective.noise_density, objective.mean_span_length
+      inputs_N, targets_N = span_corruption.lengths(raw_N, *noise)
+      return inputs_N, targets_N if name == 'span_corruption' else raw_N + 1
     case 'ul2':
       if config.model.architecture == 'decoder':  # no denoiser has the longest of both
         sums = [denoiser.sum_lengths(raw_N, vocabulary) for denoiser in ul2.DENOISERS]
@@ -175,7 +177,7 @@ def window_length(config: config_lib.Config, vocabulary: Vocabulary) -> int:
   """Returns the raw tokens that one example takes so that a row is full.
 
   It is the most that fits the encoder (or the one stack); for T5's span corruption 568 tokens for
-  512, with targets of 114, as in its reference code. Prefix LM and UL2 of an encoder_decoder must
+  512, with targets of 114, as in its reference code. Other objectives of an encoder_decoder must
   fit the decoder as well, in the longest case.
   """
   data = config.data
@@ -270,9 +272,11 @@ def _of_text(
 ) -> pairs.Pairs:
   objective = config.objective
   match objective.name:
-    case 'span_corruption':
-      density, mean = objective.noise_density, objective.mean_span_length
-      return span_corruption.corrupt(raw, keys_N, vocabulary, density, mean)
+    case 'span_corruption' | 'text_infilling' as name:
+      noise = objective.noise_density, objective.mean_span_length
+      part = span_corruption.corrupt(raw, keys_N, vocabulary, *noise)
+      whole = pairs.ended(raw, vocabulary.eos)
+      return part if name == 'span_corruption' else part._replace(targets=whole)
     case 'ul2':
       return ul2.denoise(raw, keys_N, vocabulary)
     case 'prefix_lm':

@@ -28,7 +28,7 @@ def around(
     mode: UL2's, '[S]' to continue and '[R]' to fill.
   """
   match config.objective.name:
-    case 'span_corruption':
+    case 'span_corruption' | 'text_infilling':
       return (), (vocabulary.eos,)
     case 'ul2':
       return vocabulary.modes[mode], () if mode == '[S]' else (vocabulary.eos,)
