@@ -1,8 +1,9 @@
 """A small GPT for the tasks of t5lite/tasks/starter.py: the first step of docs/tasks.md.
 
 Source: a current decoder (SwiGLU, rotary positions), small. Windows of 256 tokens, 16 a step.
-Hardware, wall time: two cores of an Intel Xeon, hours; see docs/tasks.md.
-Loss to expect: see docs/tasks.md.
+Hardware, wall time: one core of an AMD EPYC without AVX-512, about an hour.
+Loss to expect: held out 4.156, where the unigram entropy is 6.488, on the 53 MB text and with the
+vocabulary of launch/starter_tasks.sh (2026-11-26).
 """
 
 import dataclasses

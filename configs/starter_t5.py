@@ -3,8 +3,9 @@
 Source: T5Gemma (Zhang et al. 2025), small: a decoder becomes both sides. Then text infilling as in
 BART (Lewis et al. 2020), 40 windows of 63 tokens a step: in windows so short the decoder soon
 learns to read the encoder, after 130 steps; with 159 tokens it did not by 240.
-Hardware, wall time: two cores of an AMD EPYC; see docs/tasks.md.
-Loss to expect: see docs/tasks.md.
+Hardware, wall time: one core of an AMD EPYC without AVX-512, 9 min.
+Loss to expect: held out 1.693, where the unigram entropy is 6.399, on the 53 MB text and with the
+vocabulary of launch/starter_tasks.sh (2026-11-26).
 """
 
 import dataclasses

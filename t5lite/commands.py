@@ -14,6 +14,7 @@ from absl import flags
 
 from t5lite import backend
 from t5lite import errors
+from t5lite import sampler_flags
 from t5lite import text_commands
 
 Flags = flags.FlagValues
@@ -81,16 +82,24 @@ def define_evaluate(f: Flags) -> None:
   flags.DEFINE_enum('split', 'test', ['validation', 'test'], 'rows of the tasks', flag_values=f)
   help = 'rows of each task, from its first; 0: all'
   flags.DEFINE_integer('examples', 0, help, flag_values=f, lower_bound=0)
+  sampler_flags.define(f, ['greedy', 'sample', 'beam'])
 
 
 def evaluate(f: Flags) -> None:
+  sampler_flags.check(f)
+  given = [name for name in ('sampler', 'repetition_penalty') if f[name].present]
+  if given and not f.tasks:
+    where = f'--{given[0]}={f[given[0]].value}'
+    raise errors.ConfigError('flag of --tasks', where, 'name the tasks, or leave it out')
   backend.start()
   from t5lite import evaluate as evaluate_lib
   from t5lite import metrics
 
   if f.tasks:
     values = {}
-    for step, judged in evaluate_lib.run_tasks(f.workdir, f.tasks, f.split, f.examples):
+    sampler = sampler_flags.sampler(f)
+    results = evaluate_lib.run_tasks(f.workdir, f.tasks, f.split, f.examples, sampler, f.seed)
+    for step, judged in results:
       values |= {'step': step, judged.name: judged.values}
       print(f'step {step}  {judged}', flush=True)
   else:

@@ -14,6 +14,7 @@ import numpy as np
 
 from t5lite import config as config_lib
 from t5lite import data
+from t5lite import decoding
 from t5lite import errors
 from t5lite import jsonl
 from t5lite import judging
@@ -157,6 +158,8 @@ def run_tasks(
   names: Sequence[str],
   side: Literal['validation', 'test'],
   most: int = 0,
+  sampler: decoding.Method = judging.GREEDY,
+  seed: int = 0,
 ) -> Iterator[tuple[int, judging.Judged]]:
   """Yields (step of the checkpoint, result) of a workdir for each task.
 
@@ -167,14 +170,23 @@ def run_tasks(
     names: of the tasks.
     side: which of their rows.
     most: rows of each; 0: all.
+    sampler: how answers in text are written.
+    seed: of its draws.
 
   Raises:
-    ConfigError: an unknown task, or one that the model has no way to do.
+    ConfigError: an unknown task, one that the model has no way to do, or a sampler for one that is
+      not answered in text.
     DiskError: a result cannot be written.
   """
   config = load_config(workdir)
   for name in names:
-    judging.way_of(config, tasks.find(name, config.tasks))  # shows before the checkpoint is read
+    way = judging.way_of(config, tasks.find(name, config.tasks))  # shows before all else
+    errors.check(
+      way == 'text' or sampler == judging.GREEDY,
+      'sampler for an answer that is not written',
+      f'task {name!r} is answered by {way}',
+      'leave out the flags of --sampler',
+    )
   config, mesh, params, step = load(workdir)
   tokenizer = tokenizer_lib.load(config.data.tokenizer)
   folder = pathlib.Path(workdir) / 'tasks'
@@ -182,7 +194,7 @@ def run_tasks(
     folder.mkdir(exist_ok=True)
   with jax.set_mesh(mesh):
     for name in names:
-      judged = judging.judge(config, params, tokenizer, name, side, most)
+      judged = judging.judge(config, params, tokenizer, name, side, most, sampler, seed)
       result = {'step': step, **dataclasses.asdict(judged)}
       path = folder / f'{judged.name}-{side}.json'
       jsonl.replace(path, json.dumps(result, indent=1, ensure_ascii=False) + '\n')

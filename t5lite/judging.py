@@ -29,6 +29,7 @@ from t5lite.tasks import metrics
 from t5lite.tasks import rendering
 
 SENTINEL = '<extra_id_0>'
+GREEDY = decoding.Sampler()
 Way = Literal['text', 'head', 'rank']
 
 
@@ -47,6 +48,7 @@ class Judged:
     name: of the task.
     split: of its rows.
     way: how the answers were had.
+    sampler: how they were written, with its seed; {}: not in text.
     values: metrics by name; see `tasks.metrics.compute`.
     signatures: of each metric, what others need to repeat it; '' where nothing is open.
     rows: input, target, references and answer of each row, and the labels' probabilities.
@@ -55,6 +57,7 @@ class Judged:
   name: str
   split: str
   way: Way
+  sampler: dict[str, Any]
   values: dict[str, float]
   signatures: dict[str, str]
   rows: list[dict[str, Any]]
@@ -75,6 +78,8 @@ def judge(
   name: str,
   side: Literal['validation', 'test'],
   most: int = 0,
+  sampler: decoding.Method = GREEDY,
+  seed: int = 0,
 ) -> Judged:
   """Returns how well a model does a task.
 
@@ -85,6 +90,8 @@ def judge(
     name: of a task that ships, or of one of the config's.
     side: which rows.
     most: rows, from the first; 0: all.
+    sampler: how answers in text are written.
+    seed: of its draws.
 
   Raises:
     ConfigError: no such task or split, or the model has no way to do it.
@@ -101,9 +108,16 @@ def judge(
   examples = list(itertools.islice(source.documents(), most or None))
   if not examples:
     raise errors.DataError('no rows', f'task {task.name!r}, split {split!r}', 'name a split it has')
-  answer = {'text': _written, 'head': _by_head, 'rank': _ranked}[way]
-  answers = answer(config, params, tokenizer, task, examples)
-  return _judged(task, split, way, examples, answers)
+  if way == 'text':
+    answers = _written(config, params, tokenizer, task, examples, sampler, seed)
+  else:
+    answer = {'head': _by_head, 'rank': _ranked}[way]
+    answers = answer(config, params, tokenizer, task, examples)
+  judged = _judged(task, split, way, examples, answers)
+  if way != 'text':
+    return judged
+  said = {'kind': type(sampler).__name__.lower(), **dataclasses.asdict(sampler), 'seed': seed}
+  return dataclasses.replace(judged, sampler=said)
 
 
 def way_of(config: config_lib.Config, task: config_lib.Task) -> Way:
@@ -138,6 +152,8 @@ def _written(
   tokenizer: tokenizer_lib.Tokenizer,
   task: config_lib.Task,
   examples: Sequence[rendering.Example],
+  sampler: decoding.Method,
+  seed: int,
 ) -> list[Answer]:
   most = config.data.target_length or config.data.input_length // 2
   outputs = decoding.generate(
@@ -145,8 +161,8 @@ def _written(
     params,
     _prompts(config, tokenizer, task, examples, most),
     max_tokens=most,
-    sampler=decoding.Sampler(),
-    key=jax.random.key(0),
+    sampler=sampler,
+    key=jax.random.key(seed),
     eos=tokenizer.vocabulary.eos,
     prefix=config.objective.name != 'causal_lm',
   )
@@ -261,4 +277,4 @@ def _judged(
     }
     for example, answer in zip(examples, answers, strict=True)
   ]
-  return Judged(task.name, split, way, values, signatures, rows)
+  return Judged(task.name, split, way, {}, values, signatures, rows)

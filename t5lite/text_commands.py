@@ -12,42 +12,24 @@ from absl import flags
 from t5lite import backend
 from t5lite import errors
 from t5lite import prompt_files
+from t5lite import sampler_flags
 
 Flags = flags.FlagValues
 
-# The sampler that a flag is of; where it is not that one, the flag would change nothing.
-OF_SAMPLER = {
-  **dict.fromkeys(('temperature', 'top_k', 'top_p', 'min_p', 'seed'), 'sample'),
-  **dict.fromkeys(('num_beams', 'length_penalty', 'early_stopping'), 'beam'),
-}
 
-
-def define_sampler(f: Flags, kinds: Sequence[str]) -> None:
+def define_writing(f: Flags, kinds: Sequence[str]) -> None:
   flags.DEFINE_string('workdir', None, 'directory of the run', flag_values=f, required=True)
   flags.DEFINE_integer('max_tokens', 64, 'new tokens at most', flag_values=f, lower_bound=1)
-  flags.DEFINE_enum('sampler', 'greedy', kinds, 'how tokens are picked', flag_values=f)
-  help = 'divides the logits of tokens that are there already; 1: as they are'
-  flags.DEFINE_float('repetition_penalty', 1.0, help, flag_values=f)
-  flags.DEFINE_float('temperature', 1.0, 'of sample', flag_values=f, lower_bound=1e-3)
-  flags.DEFINE_integer('top_k', 0, 'of sample; 0: all tokens', flag_values=f, lower_bound=0)
-  flags.DEFINE_float('top_p', 1.0, 'of sample', flag_values=f, lower_bound=0, upper_bound=1)
-  help = "of sample: no token below this share of the likeliest one's probability"
-  flags.DEFINE_float('min_p', 0.0, help, flag_values=f, lower_bound=0, upper_bound=1)
-  flags.DEFINE_integer('seed', 0, 'of sample', flag_values=f, lower_bound=0)
+  sampler_flags.define(f, kinds)
 
 
 def define_generate(f: Flags) -> None:
-  define_sampler(f, ['greedy', 'sample', 'beam'])
+  define_writing(f, ['greedy', 'sample', 'beam'])
   flags.DEFINE_string('prompt', None, 'text to go on from; of T5: its input', flag_values=f)
   help = 'file with a prompt on each line, or x.jsonl of {"prompt": ...}, whose other fields stay'
   flags.DEFINE_string('input', None, help, flag_values=f)
   help = 'file x.jsonl to write: the fields of the prompt and "output"'
   flags.DEFINE_string('output', '', help, flag_values=f)
-  flags.DEFINE_integer('num_beams', 4, 'of beam', flag_values=f, lower_bound=1)
-  help = 'of beam: above 0 favours long texts, below 0 short ones'
-  flags.DEFINE_float('length_penalty', 1.0, help, flag_values=f)
-  help = 'of beam: end with as many texts as beams'
-  flags.DEFINE_boolean('early_stopping', False, help, flag_values=f)
   help = 'texts of each prompt: of sample; of beam, the best ones'
   flags.DEFINE_integer('num_samples', 1, help, flag_values=f, lower_bound=1)
   help = 'end before this text; repeatable'
@@ -58,7 +40,7 @@ def define_generate(f: Flags) -> None:
 
 
 def generate(f: Flags) -> None:
-  check_sampler(f)
+  sampler_flags.check(f)
   rows = prompt_rows(f)
   streams = check_output(f, len(rows))
   backend.start()
@@ -66,7 +48,7 @@ def generate(f: Flags) -> None:
 
   from t5lite import decoding
 
-  sampler = sampler_of(f)
+  sampler = sampler_flags.sampler(f)
   decoding.check_samples(sampler, f.num_samples)
   prompts = [row[prompt_files.PROMPT] for row in rows]
   config, tokenizer = load_config(f.workdir)
@@ -86,38 +68,6 @@ def generate(f: Flags) -> None:
     prompt_files.write(f.output, prompt_files.lines(rows, texts))
   else:
     print('\n'.join(prompt_files.lines(rows, texts) if prompt_files.is_jsonl(f.input) else texts))
-
-
-def check_sampler(f: Flags) -> None:
-  """Raises ConfigError for a flag of another sampler than the one that is asked for."""
-  for name, sampler in OF_SAMPLER.items():
-    if name in f and f[name].present and f.sampler != sampler:
-      where = f'--{name}={f[name].value} with --sampler={f.sampler}'
-      remedy = f'use --sampler={sampler}, or leave it out'
-      raise errors.ConfigError('flag of another sampler', where, remedy)
-
-
-def sampler_of(f: Flags):
-  """Returns what the flags ask for."""
-  from t5lite import decoding
-
-  penalty = f.repetition_penalty
-  if f.sampler == 'beam':
-    return decoding.Beam(
-      num_beams=f.num_beams,
-      length_penalty=f.length_penalty,
-      early_stopping=f.early_stopping,
-      repetition_penalty=penalty,
-    )
-  if f.sampler == 'greedy':
-    return decoding.Sampler(repetition_penalty=penalty)
-  return decoding.Sampler(
-    temperature=f.temperature,
-    top_k=f.top_k,
-    top_p=f.top_p,
-    min_p=f.min_p,
-    repetition_penalty=penalty,
-  )
 
 
 def prompt_rows(f: Flags) -> list[prompt_files.Row]:
@@ -205,19 +155,19 @@ def fill(f: Flags) -> None:
 
 
 def define_chat(f: Flags) -> None:
-  define_sampler(f, ['greedy', 'sample'])
+  define_writing(f, ['greedy', 'sample'])
   flags.DEFINE_string('separator', ' </t> ', 'text between two turns', flag_values=f)
   flags.DEFINE_string('prefix', '', "text before the turns, e.g. 'dialogue: '", flag_values=f)
 
 
 def chat(f: Flags) -> None:
-  check_sampler(f)
+  sampler_flags.check(f)
   backend.start()
   import jax
 
   from t5lite import decoding
 
-  sampler = sampler_of(f)
+  sampler = sampler_flags.sampler(f)
   config, tokenizer = load_config(f.workdir)
   dialogue = decoding.Dialogue(config, tokenizer, f.separator, f.prefix, f.max_tokens)
   mesh, params = load_params(f.workdir)

@@ -10,9 +10,11 @@ import pytest
 
 from t5lite import config as config_lib
 from t5lite import data
+from t5lite import decoding
 from t5lite import errors
 from t5lite import evaluate
 from t5lite import judging
+from t5lite import main
 from t5lite import meshes
 from t5lite import models
 from t5lite import presets
@@ -140,6 +142,21 @@ def test_a_task_not_trained_on_is_ranked(model, task, tokenizer):
   assert 0 <= judged.values['calibration_error'] <= 1
 
 
+def test_answers_are_written_as_the_sampler_says(task, tokenizer):
+  config = make_config(dataclasses.replace(task, labels=()), T5)
+  params = initial(config)
+
+  def answers(sampler, seed: int) -> list[str]:
+    judged = judge(config, params, tokenizer, sampler=sampler, seed=seed, most=8)
+    kind = type(sampler).__name__.lower()
+    assert (judged.sampler['kind'], judged.sampler['seed']) == (kind, seed)
+    return [row['answer'] for row in judged.rows]
+
+  drawn = [answers(decoding.Sampler(temperature=1.0), seed) for seed in (3, 3, 4)]
+  assert drawn[0] == drawn[1] != drawn[2]
+  assert answers(decoding.Beam(num_beams=3), 0) != answers(judging.GREEDY, 0)
+
+
 def test_values_are_those_of_the_rows(task):
   examples = [rendering.Example((f'{i}',), label, (label,)) for i, label in enumerate('aabb')]
   lettered = dataclasses.replace(task, labels=('a', 'b'))
@@ -258,3 +275,12 @@ def test_an_unknown_task_shows_before_the_checkpoint_is_read(task, tmp_path: pat
   with pytest.raises(errors.ConfigError, match='did you mean animals'):
     next(evaluate.run_tasks(tmp_path, ['animal'], 'test'))
   assert tasks.is_task('task:animals')
+
+
+def test_a_sampler_for_what_is_not_written_shows_at_once(task, tmp_path, capsys):
+  config_lib.save(make_config(task, T5, 'corpus'), tmp_path / 'config.json')
+  with pytest.raises(errors.ConfigError, match="sampler for an .*'animals' is answered by rank: "):
+    next(evaluate.run_tasks(tmp_path, ['animals'], 'test', sampler=decoding.Beam()))
+  command = ['evaluate', f'--workdir={tmp_path}', '--repetition_penalty=1.2']
+  assert main.main(command) == 64
+  assert 'flag of --tasks: --repetition_penalty=1.2: name' in capsys.readouterr().err

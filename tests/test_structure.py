@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 # Each part imports only parts that come after it.
 PARTS = (
-  *('__main__', 'harness', 'main', 'commands', 'text_commands', 'backend'),
+  *('__main__', 'harness', 'main', 'commands', 'text_commands', 'sampler_flags', 'backend'),
   *(
     'planning',
     'insight',
@@ -57,7 +57,7 @@ PARTS = (
 SIDES = (('models', 'ops', 'meshes', 'sharding'), ('data', 'objectives'))
 # The parts that know each library; none for those that nobody may need.
 LIBRARIES = {
-  'absl': ('main', 'commands', 'text_commands', 'data'),  # data: grain reads its own flags
+  'absl': ('main', 'commands', 'text_commands', 'sampler_flags', 'data'),  # data: grain's flags
   'flax': ('models',),
   'grain': ('data',),
   'lm_eval': ('harness',),

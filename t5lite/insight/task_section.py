@@ -33,7 +33,9 @@ def row_of_table(result: task_results.Result) -> list[str]:
     for name, value in result.values.items()
     if '/' not in name
   )
-  counts = [f'{len(result.rows):,}', f'{result.step:,}', task_results.WAYS[result.way]]
+  kind = result.sampler.get('kind', 'greedy')
+  way = task_results.WAYS[result.way] + ('' if kind == 'greedy' else f', {kind}')
+  counts = [f'{len(result.rows):,}', f'{result.step:,}', way]
   return [result.name, result.split, *counts, values]
 
 

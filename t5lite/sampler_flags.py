@@ -1,0 +1,66 @@
+"""The flags that say how tokens are picked, of every command that lets a model write."""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from t5lite import errors
+
+Flags = flags.FlagValues
+
+# The sampler that a flag is of; where it is not that one, the flag would change nothing.
+OF_SAMPLER = {
+  **dict.fromkeys(('temperature', 'top_k', 'top_p', 'min_p', 'seed'), 'sample'),
+  **dict.fromkeys(('num_beams', 'length_penalty', 'early_stopping'), 'beam'),
+}
+
+
+def define(f: Flags, kinds: Sequence[str]) -> None:
+  """Defines --sampler with the flags of these kinds."""
+  flags.DEFINE_enum('sampler', 'greedy', kinds, 'how tokens are picked', flag_values=f)
+  help = 'divides the logits of tokens that are there already; 1: as they are'
+  flags.DEFINE_float('repetition_penalty', 1.0, help, flag_values=f)
+  flags.DEFINE_float('temperature', 1.0, 'of sample', flag_values=f, lower_bound=1e-3)
+  flags.DEFINE_integer('top_k', 0, 'of sample; 0: all tokens', flag_values=f, lower_bound=0)
+  flags.DEFINE_float('top_p', 1.0, 'of sample', flag_values=f, lower_bound=0, upper_bound=1)
+  help = "of sample: no token below this share of the likeliest one's probability"
+  flags.DEFINE_float('min_p', 0.0, help, flag_values=f, lower_bound=0, upper_bound=1)
+  flags.DEFINE_integer('seed', 0, 'of sample', flag_values=f, lower_bound=0)
+  if 'beam' in kinds:
+    flags.DEFINE_integer('num_beams', 4, 'of beam', flag_values=f, lower_bound=1)
+    help = 'of beam: above 0 favours long texts, below 0 short ones'
+    flags.DEFINE_float('length_penalty', 1.0, help, flag_values=f)
+    help = 'of beam: end with as many texts as beams'
+    flags.DEFINE_boolean('early_stopping', False, help, flag_values=f)
+
+
+def check(f: Flags) -> None:
+  """Raises ConfigError for a flag of another sampler than the one that is asked for."""
+  for name, sampler in OF_SAMPLER.items():
+    if name in f and f[name].present and f.sampler != sampler:
+      where = f'--{name}={f[name].value} with --sampler={f.sampler}'
+      remedy = f'use --sampler={sampler}, or leave it out'
+      raise errors.ConfigError('flag of another sampler', where, remedy)
+
+
+def sampler(f: Flags):
+  """Returns what the flags ask for."""
+  from t5lite import decoding
+
+  penalty = f.repetition_penalty
+  if f.sampler == 'beam':
+    return decoding.Beam(
+      num_beams=f.num_beams,
+      length_penalty=f.length_penalty,
+      early_stopping=f.early_stopping,
+      repetition_penalty=penalty,
+    )
+  if f.sampler == 'greedy':
+    return decoding.Sampler(repetition_penalty=penalty)
+  return decoding.Sampler(
+    temperature=f.temperature,
+    top_k=f.top_k,
+    top_p=f.top_p,
+    min_p=f.min_p,
+    repetition_penalty=penalty,
+  )
