@@ -49,10 +49,12 @@ tune_t5() {
 
 # judge NAME TASK...: evaluates what is not evaluated yet.
 judge() {
-  local task name=$1
+  local task name=$1 how
   for task in "${@:2}"; do
+    how=()  # greedily; in a dialogue that says the same again and again (Keskar et al. 2019)
+    if [[ $task == dialogue* ]]; then how=(--repetition_penalty=1.2); fi
     if [[ ! -f $runs/$name/tasks/$task-test.json ]]; then
-      t5lite evaluate --workdir="$runs/$name" --tasks="$task"
+      t5lite evaluate --workdir="$runs/$name" --tasks="$task" "${how[@]}"
     fi
   done
 }
