@@ -116,7 +116,9 @@ def judge(
   judged = _judged(task, split, way, examples, answers)
   if way != 'text':
     return judged
-  said = {'kind': type(sampler).__name__.lower(), **dataclasses.asdict(sampler), 'seed': seed}
+  drawn = 'sample' if getattr(sampler, 'temperature', 0) else 'greedy'
+  kind = 'beam' if isinstance(sampler, decoding.Beam) else drawn
+  said = {'kind': kind, **dataclasses.asdict(sampler), 'seed': seed}
   return dataclasses.replace(judged, sampler=said)
 
 

@@ -33,8 +33,10 @@ def row_of_table(result: task_results.Result) -> list[str]:
     for name, value in result.values.items()
     if '/' not in name
   )
-  kind = result.sampler.get('kind', 'greedy')
-  way = task_results.WAYS[result.way] + ('' if kind == 'greedy' else f', {kind}')
+  how = [str(result.sampler['kind'])] if result.sampler else []
+  if (penalty := result.sampler.get('repetition_penalty', 1.0)) != 1.0:
+    how.append(f'repetition penalty {penalty}')
+  way = ', '.join([task_results.WAYS[result.way], *how])
   counts = [f'{len(result.rows):,}', f'{result.step:,}', way]
   return [result.name, result.split, *counts, values]
 
