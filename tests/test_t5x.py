@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-import families
 import interop_cases
 from t5lite import config as config_lib
 from t5lite import errors
@@ -21,8 +20,8 @@ from t5lite import main
 
 # In shapes there is no distance at which the buckets end: T5's is 128.
 MODELS = {
-  name: dataclasses.replace(families.MODELS[name], relative_max_distance=128)
-  for name in ('t5_1_0', 't5_1_1')
+  name: dataclasses.replace(interop_cases.MODELS[name], relative_max_distance=128)
+  for name in ('t5_1_0', 't5_1_1', 'umt5')
 }
 
 
@@ -32,7 +31,8 @@ def target_of(params, model) -> dict:
   for stack in ('encoder', 'decoder'):
     ours = params[stack]
     side = {f'{stack}_norm': ours['final_norm']}
-    side['relpos_bias'] = {'rel_embedding': ours['relative_bias']['embedding'].T}
+    if not model.relative_per_layer:
+      side['relpos_bias'] = {'rel_embedding': ours['relative_bias']['embedding'].T}
     depth = model.num_layers if stack == 'encoder' else model.num_decoder_layers
     for i in range(depth):
       layer = jax.tree.map(lambda x, i=i: x[i], ours['layers'])
@@ -45,6 +45,8 @@ def target_of(params, model) -> dict:
       if stack == 'decoder':
         made['encoder_decoder_attention'] = attention_of(layer['cross_attention'])
         made['pre_cross_attention_layer_norm'] = layer['cross_norm']
+      if model.relative_per_layer:
+        made['relpos_bias'] = {'rel_embedding': layer['relative_bias']['embedding'].T}
       mlp = layer['mlp']
       inputs = {'wi_0': mlp['gate'], 'wi_1': mlp['input']} if model.gated else {'wi': mlp['input']}
       side[f'layers_{i}'] = {**made, 'mlp': {**inputs, 'wo': mlp['output']}}
@@ -52,6 +54,43 @@ def target_of(params, model) -> dict:
   if not model.tie_embeddings:
     tree['decoder']['logits_dense'] = params['lm_head']
   return tree
+
+
+def scanned_of(params, model, name: str) -> dict:
+  """Returns the tree of scalable T5, with all layers of an array along its second dimension.
+
+  Args:
+    params: ours.
+    model: theirs, a umT5.
+    name: of the layers: 'layers', and heads are in one dimension with their sizes, as today's T5X
+      writes; or '', that of the stack, and they are not, as in the checkpoints that are released.
+  """
+  target = target_of(params, model)
+  for stack, depth in (('encoder', model.num_layers), ('decoder', model.num_decoder_layers)):
+    layers = [target[stack].pop(f'layers_{i}') for i in range(depth)]
+    if name:
+      layers = [renamed(layer) for layer in layers]
+    else:
+      layers = [apart(layer, model) for layer in layers]
+    target[stack][name or stack] = jax.tree.map(lambda *x: np.stack(x, axis=1), *layers)
+  return target
+
+
+def renamed(layer: dict) -> dict:
+  return {key.replace('relpos_bias', 'relative_posemb'): value for key, value in layer.items()}
+
+
+def apart(layer: dict, model) -> dict:
+  """Returns a layer whose attention has the heads in a dimension of their own."""
+  heads = (model.num_heads, model.head_dim)
+
+  def reshaped(path, x):
+    if not path[0].key.endswith('attention'):
+      return x
+    out = path[1].key == 'out'
+    return x.reshape(*heads, x.shape[1]) if out else x.reshape(x.shape[0], *heads)
+
+  return jax.tree_util.tree_map_with_path(reshaped, layer)
 
 
 def attention_of(ours) -> dict:
@@ -98,14 +137,25 @@ def assert_same(got, expected) -> None:
     np.testing.assert_array_equal(np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32))
 
 
+LAYOUTS = {  # name: of the model, and the tree of its parameters
+  't5_1_0': ('t5_1_0', target_of),
+  't5_1_1': ('t5_1_1', target_of),
+  'umt5': ('umt5', target_of),
+  'umt5 scanned': ('umt5', lambda params, model: scanned_of(params, model, 'layers')),
+  'umt5 released': ('umt5', lambda params, model: scanned_of(params, model, '')),
+}
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('name', MODELS)
-def test_a_checkpoint_comes_in_bit_for_bit(name, dtype, tmp_path):
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_a_checkpoint_comes_in_bit_for_bit(layout, dtype, tmp_path):
+  name, target = LAYOUTS[layout]
   model, kind = MODELS[name], np.dtype(getattr(ml_dtypes, dtype, dtype))
   params = interop_cases.float32(model)
-  write(tmp_path / 't5x', target_of(params, model), kind)
+  write(tmp_path / 't5x', target(params, model), kind)
   made = interop.import_model(tmp_path / 't5x', tmp_path / 'new')
-  assert (made.architecture, made.left_out) == ('T5ForConditionalGeneration', [])
+  prefix = 'UMT5' if name == 'umt5' else 'T5'
+  assert (made.architecture, made.left_out) == (f'{prefix}ForConditionalGeneration', [])
   got = config_lib.load(tmp_path / 'new/config.json').model
   assert dataclasses.replace(got, layers=model.layers, dropout=model.dropout) == model
   expected = jax.tree.map(lambda x: x.astype(kind).astype(np.float32), params)
@@ -150,7 +200,7 @@ BAD = {
   'cut': (cut, 'damaged checkpoint of T5X: .*checkpoint .'),
   'list': (lambda f: (f / 'checkpoint').write_bytes(b'\x90'), 'damaged checkpoint of T5X: .*Attr'),
   'outside': (edit(outside), "damaged checkpoint of T5X: 'target.../../etc' .* outside"),
-  'scanned': (
+  'half': (
     edit(lambda t: t.pop('encoder')),
     'not a T5 of T5X: .*: give a checkpoint of its min',
   ),

@@ -38,7 +38,8 @@ class Folder:
     self.path, self.hf = path, {}
     if t5x.is_t5x(path):
       self._reader = t5x.Reader(path)
-      self.family, self.model = t5x.FAMILY, t5x.model_of(self._reader.shapes, path)
+      self.model = t5x.model_of(self._reader.shapes, path)
+      self.family = t5x.family(self.model)
     else:
       self.hf = read_config(path / folders.CONFIG)
       self.family, self.model = families.from_huggingface(self.hf, path / folders.CONFIG)

@@ -3,12 +3,17 @@
 The tree has small arrays itself and, for others, a note, of which only its place counts: what is
 `target/encoder/encoder_norm/scale` in it lies in `target.encoder.encoder_norm.scale`. Read are the
 parameters, `target`. T5X keeps its model in gin files: here the shapes say what it is.
+
+T5X's scalable T5, which umT5 is, scans its layers: an array has all of them along its second
+dimension, in a folder `target.encoder.layers.` or, in released ones, `target.encoder.encoder.`.
 """
 
 from collections.abc import Iterator, Mapping
 import dataclasses
+import math
 import pathlib
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import msgpack
@@ -18,10 +23,14 @@ import tensorstore as ts
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import presets
+from t5lite.interop import family as family_lib
 from t5lite.interop import t5
 from t5lite.interop import tables
 
 TREE, ARRAYS = 'checkpoint', 'target.'
+SCANNED = re.compile(r'target\.(encoder|decoder)\.(?:\1|layers)\.(.+)')
+BIAS = 'relpos_bias.rel_embedding'
+CHUNKS = 2**30  # bytes: a chunk with all layers is kept until the last of them is read
 ARRAY = 1  # flax's msgpack extension type: (shape, dtype, bytes)
 FLOATS = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.float16}
 
@@ -58,24 +67,35 @@ def entries(model: config_lib.Model) -> list[tables.Entry]:
       tables.Entry(f'{ARRAYS}{stack}.layers_{{}}.{theirs}', (f'{stack}.layers.{ours}',))
       for ours, theirs in pairs.items()
     ]
-    bias, norm = f'{stack}.relative_bias.embedding', f'{stack}.final_norm.scale'
+    number, of_layers = ('layers_{}.', 'layers.') if model.relative_per_layer else ('', '')
+    bias = f'{ARRAYS}{stack}.{number}{BIAS}'
     made += [
-      tables.Entry(f'{ARRAYS}{stack}.relpos_bias.rel_embedding', (bias,), transposed=True),
-      tables.Entry(f'{ARRAYS}{stack}.{stack}_norm.scale', (norm,)),
+      tables.Entry(bias, (f'{stack}.{of_layers}relative_bias.embedding',), transposed=True),
+      tables.Entry(f'{ARRAYS}{stack}.{stack}_norm.scale', (f'{stack}.final_norm.scale',)),
     ]
   if not model.tie_embeddings:
     made.append(tables.Entry(f'{ARRAYS}decoder.logits_dense.kernel', ('lm_head.kernel',)))
   return made
 
 
-FAMILY = dataclasses.replace(t5.T5, model_type='t5x', entries=entries, copies={}, buffers=())
+def family(model: config_lib.Model) -> family_lib.Family:
+  """Returns T5's family, or umT5's, with the names of T5X."""
+  like = t5.UMT5 if model.relative_per_layer else t5.T5
+  return dataclasses.replace(like, model_type='t5x', entries=entries, copies={}, buffers=())
+
+
+class Place(NamedTuple):
+  """Where an array lies."""
+
+  own: str  # name of its folder
+  layer: int | None  # of the folder's array along its second dimension; None: all of it
 
 
 class Reader:
-  """The parameters of a checkpoint, by the names of their folders.
+  """The parameters of a checkpoint, by the names that they have where layers are not scanned.
 
   Attributes:
-    shapes: of each.
+    shapes: of each; of attention's, two dimensions, though scalable T5 has heads for themselves.
 
   Raises:
     CheckpointError: the tree or an array cannot be read.
@@ -83,14 +103,20 @@ class Reader:
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
+    self._context = ts.Context({'cache_pool': {'total_bytes_limit': CHUNKS}})
     try:
       tree = msgpack.unpackb((folder / TREE).read_bytes(), ext_hook=_array, strict_map_key=False)
       target = tree.get('optimizer', tree)['target']
-      self._arrays = dict(_leaves(target, ARRAYS.removesuffix('.')))
+      leaves = dict(_leaves(target, ARRAYS.removesuffix('.')))
     except (ValueError, TypeError, LookupError, AttributeError, msgpack.UnpackException) as error:
       raise damaged(f'{folder / TREE} ({type(error).__name__}: {error})') from error
-    stores = {k: x if isinstance(x, np.ndarray) else self._open(k) for k, x in self._arrays.items()}
-    self.shapes = {name: tuple(x.shape) for name, x in stores.items()}
+    self._stores = {k: x if isinstance(x, np.ndarray) else self._open(k) for k, x in leaves.items()}
+    self._places, self.shapes = {}, {}
+    for own, store in self._stores.items():
+      for name, layer in _layers(own, tuple(store.shape)):
+        self._places[name] = Place(own, layer)
+        shape = store.shape if layer is None else (store.shape[0], *store.shape[2:])
+        self.shapes[name] = _matrix(name, shape)
 
   def _open(self, name: str) -> ts.TensorStore:
     if pathlib.PurePath(name).name != name:
@@ -98,26 +124,27 @@ class Reader:
     path = f'{self._folder.absolute() / name}/'
     spec = {'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': path}}
     try:
-      return ts.open(spec, open=True, read=True).result()
+      return ts.open(spec, open=True, read=True, context=self._context).result()
     except (ValueError, OSError) as error:
       raise damaged(f'{path} ({str(error).splitlines()[0][:200]})') from error
 
   def check_float(self, name: str) -> None:
     """Raises CheckpointError unless the array is a float of 32 or 16 bits."""
-    x = self._arrays[name]
-    kind = x.dtype.name if isinstance(x, np.ndarray) else self._open(name).dtype.name
+    kind = self._stores[self._places[name].own].dtype.name
     if kind not in FLOATS:
       remedy = f'give weights of {", ".join(FLOATS)}'
       raise errors.CheckpointError('not a float of 32 or 16 bits', f'{name} is {kind}', remedy)
 
   def read(self, name: str) -> np.ndarray:
     """Returns an array in float32."""
-    x = self._arrays[name]
+    own, layer = self._places[name]
+    x = self._stores[own]
+    x = x if layer is None else x[:, layer]
     try:
-      x = x if isinstance(x, np.ndarray) else self._open(name).read().result()
+      x = x if isinstance(x, np.ndarray) else x.read().result()
     except (ValueError, OSError) as error:
-      raise damaged(f'{self._folder / name} ({str(error).splitlines()[0][:200]})') from error
-    return x.astype(np.float32, copy=False)
+      raise damaged(f'{self._folder / own} ({str(error).splitlines()[0][:200]})') from error
+    return x.astype(np.float32, copy=False).reshape(self.shapes[name])
 
 
 def model_of(shapes: Mapping[str, tables.Shape], folder: pathlib.Path) -> config_lib.Model:
@@ -129,8 +156,9 @@ def model_of(shapes: Mapping[str, tables.Shape], folder: pathlib.Path) -> config
   depths = {stack: depth(shapes, stack) for stack in ATTENTION}
   first = f'{ARRAYS}encoder.layers_0.'
   gated = f'{first}mlp.wi_0.kernel' in shapes
+  per_layer = f'{first}{BIAS}' in shapes
   try:
-    heads, buckets = shapes[f'{ARRAYS}encoder.relpos_bias.rel_embedding']
+    heads, buckets = shapes[f'{first if per_layer else f"{ARRAYS}encoder."}{BIAS}']
     width, inner = shapes[f'{first}attention.query.kernel']
     make = presets.t5_1_1 if gated else presets.t5_1_0
     model = make(
@@ -145,13 +173,14 @@ def model_of(shapes: Mapping[str, tables.Shape], folder: pathlib.Path) -> config
     raise errors.CheckpointError(
       'not a T5 of T5X',
       f'{folder} ({type(error).__name__}: {error})',
-      'give a checkpoint of its minimal T5, with layers that are not scanned',
+      'give a checkpoint of its minimal or its scalable T5',
     ) from error
   tied = f'{ARRAYS}decoder.logits_dense.kernel' not in shapes
   return dataclasses.replace(
     model,
     num_decoder_layers=depths['decoder'],
     relative_buckets=buckets,
+    relative_per_layer=per_layer,
     tie_embeddings=tied,
     scale_tied_logits=tied,
   )
@@ -174,6 +203,25 @@ def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
       yield from _leaves(part, f'{name}.{key}')
   else:
     yield name, tree
+
+
+def _layers(own: str, shape: tables.Shape) -> Iterator[tuple[str, int | None]]:
+  """Yields (name, layer) of what an array holds; scalable T5 has another name for its biases."""
+  scanned = SCANNED.fullmatch(own)
+  if scanned and len(shape) > 1:
+    stack, rest = scanned.groups()
+    rest = rest.replace('relative_posemb.', 'relpos_bias.')
+    yield from ((f'{ARRAYS}{stack}.layers_{i}.{rest}', i) for i in range(shape[1]))
+  else:
+    yield own, None
+
+
+def _matrix(name: str, shape: tables.Shape) -> tables.Shape:
+  """Returns the shape of a matrix of attention with its heads in one dimension with their sizes."""
+  if len(shape) != 3:
+    return shape
+  first = 2 if name.endswith('.out.kernel') else 1
+  return math.prod(shape[:first]), math.prod(shape[first:])
 
 
 def _array(code: int, data: bytes) -> Any:
