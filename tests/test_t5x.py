@@ -195,15 +195,22 @@ def outside(target):
   target['../../etc'] = {'driver': 'zarr'}
 
 
+def endless(folder):
+  """An array that is said to have 10**15 layers; no chunk of it is there."""
+  name = 'target.encoder.layers.mlp.wo.kernel'
+  edit(lambda t: t['encoder'].update(layers={'mlp': {'wo': {'kernel': 'PLACEHOLDER'}}}))(folder)
+  spec = {'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': f'{folder / name}/'}}
+  metadata = {'shape': [14, 10**15, 3], 'chunks': [14, 1, 3], 'dtype': '<f4'}
+  ts.open({**spec, 'metadata': metadata}, create=True).result()
+
+
 BAD = {
   'lost': (lost, 'damaged checkpoint of T5X: .*layers_1.mlp.wo.kernel'),
   'cut': (cut, 'damaged checkpoint of T5X: .*checkpoint .'),
   'list': (lambda f: (f / 'checkpoint').write_bytes(b'\x90'), 'damaged checkpoint of T5X: .*Attr'),
   'outside': (edit(outside), "damaged checkpoint of T5X: 'target.../../etc' .* outside"),
-  'half': (
-    edit(lambda t: t.pop('encoder')),
-    'not a T5 of T5X: .*: give a checkpoint of its min',
-  ),
+  'endless': (endless, 'unexpected tensor: target.encoder.layers.mlp.wo.kernel in'),
+  'half': (edit(lambda t: t.pop('encoder')), 'not a T5 of T5X: .*: give a checkpoint of its min'),
   'norm': (
     edit(lambda t: t['encoder'].pop('encoder_norm')),
     'missing tensor: target.encoder.encoder_norm.scale',

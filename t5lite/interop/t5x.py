@@ -30,6 +30,7 @@ from t5lite.interop import tables
 TREE, ARRAYS = 'checkpoint', 'target.'
 SCANNED = re.compile(r'target\.(encoder|decoder)\.(?:\1|layers)\.(.+)')
 BIAS = 'relpos_bias.rel_embedding'
+MOST_LAYERS = 1000  # more are no layers, and a shape that lies would name them for ever
 CHUNKS = 2**30  # bytes: a chunk with all layers is kept until the last of them is read
 ARRAY = 1  # flax's msgpack extension type: (shape, dtype, bytes)
 FLOATS = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.float16}
@@ -208,7 +209,7 @@ def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _layers(own: str, shape: tables.Shape) -> Iterator[tuple[str, int | None]]:
   """Yields (name, layer) of what an array holds; scalable T5 has another name for its biases."""
   scanned = SCANNED.fullmatch(own)
-  if scanned and len(shape) > 1:
+  if scanned and len(shape) > 1 and shape[1] <= MOST_LAYERS:
     stack, rest = scanned.groups()
     rest = rest.replace('relative_posemb.', 'relpos_bias.')
     yield from ((f'{ARRAYS}{stack}.layers_{i}.{rest}', i) for i in range(shape[1]))
