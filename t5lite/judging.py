@@ -166,7 +166,7 @@ def _written(
     sampler=sampler,
     key=jax.random.key(seed),
     eos=tokenizer.vocabulary.eos,
-    prefix=config.objective.name != 'causal_lm',
+    prefix=config.objective.sees_both_ways,
   )
   return [Answer(tokenizer.decode(tokens)) for tokens in outputs]
 

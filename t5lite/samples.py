@@ -45,7 +45,7 @@ def _continued(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]
     sampler=decoding.Sampler(),
     key=jax.random.key(0),
     eos=tokenizer.vocabulary.eos,
-    prefix=config.objective.name != 'causal_lm',
+    prefix=config.objective.sees_both_ways,
   )
   return list(zip(prompts, targets, outputs, strict=True))
 

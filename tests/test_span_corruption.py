@@ -245,3 +245,20 @@ def test_text_infilling_has_the_same_inputs_and_the_whole_text_as_targets():
     text = [*tokens[i, :length], cases.EOS]
     assert whole['decoder_target_tokens'][i, : length + 1].tolist() == text
     assert whole['decoder_loss_weights'][i].sum() == length + 1
+
+
+def test_a_decoder_reads_the_inputs_of_text_infilling_and_then_writes_the_text():
+  """It sees no token before it has read it: what it learns is of use to a causal model."""
+  tokens, lengths_N = cases.text([30, 7])
+  noise = {'noise_density': 0.3, 'mean_span_length': 2.0}
+  apart = cases.made(cases.config(name='text_infilling', **noise), tokens, lengths_N)
+  one = cases.made(cases.config('decoder', 'text_infilling', **noise), tokens, lengths_N)
+  assert 'decoder_causal_attention' not in one
+  for i, length in enumerate(lengths_N):
+    given = apart['encoder_input_tokens'][i]
+    given = given[given != cases.PAD].tolist()
+    text = [*tokens[i, :length].tolist(), cases.EOS]
+    stream = [one['decoder_input_tokens'][i, 0], *one['decoder_target_tokens'][i]]
+    assert stream[: len(given) + len(text)] == given + text
+    asked = np.flatnonzero(one['decoder_loss_weights'][i])
+    np.testing.assert_array_equal(asked, len(given) - 1 + np.arange(len(text)))

@@ -19,7 +19,7 @@ from t5lite.config.task import Task
 OBJECTIVES_OF: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
   {
     'encoder_decoder': ('span_corruption', 'text_infilling', 'prefix_lm', 'ul2'),
-    'decoder': ('causal_lm', 'prefix_lm', 'span_corruption', 'ul2'),
+    'decoder': ('causal_lm', 'prefix_lm', 'span_corruption', 'text_infilling', 'ul2'),
     'encoder': ('mlm',),
   }
 )

@@ -26,6 +26,11 @@ class Objective:
     )
     errors.check_at_least('objective', {'mean_span_length': self.mean_span_length}, 1)
 
+  @property
+  def sees_both_ways(self) -> bool:
+    """Whether what a decoder is given sees itself in both directions, as a prefix does."""
+    return self.name not in ('causal_lm', 'text_infilling')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:

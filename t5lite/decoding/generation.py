@@ -53,7 +53,7 @@ def write(
     sampler=sampler,
     key=key,
     eos=tokenizer.vocabulary.eos,
-    prefix=is_prefix(config),
+    prefix=config.objective.sees_both_ways,
     num_samples=num_samples,
     batch_size=batch_size,
     ended=is_over if stops else None,
@@ -82,7 +82,12 @@ def stream(
     arrays = decode.apart(config.model, params), key
     with sharding.whole_rows(arrays) as (whole, key_there):
       state = loop.start(
-        config.model, whole, batch, max_tokens=max_tokens, key=key_there, prefix=is_prefix(config)
+        config.model,
+        whole,
+        batch,
+        max_tokens=max_tokens,
+        key=key_there,
+        prefix=config.objective.sees_both_ways,
       )
       states = loop.progress(config.model, whole, state, choice=sampler, stops=[eos], stride=SHOW)
       for now in states:
@@ -92,11 +97,6 @@ def stream(
           return
 
   return texts_lib.pieces(growing(), stops)
-
-
-def is_prefix(config: config_lib.Config) -> bool:
-  """Returns whether the tokens of a decoder's prompt see each other both ways."""
-  return config.objective.name != 'causal_lm'
 
 
 class Output(NamedTuple):

@@ -155,7 +155,7 @@ def _batch(
     case 'encoder_decoder':
       return converters.encoder_decoder(layout, both, *lengths)
     case 'decoder':
-      prefix = config.objective.name != 'causal_lm'
+      prefix = config.objective.sees_both_ways
       return converters.decoder(layout, both, lengths[0], prefix=prefix)
     case 'encoder':
       masked_B = inputs.lengths_N + [row.masked for row in rows]

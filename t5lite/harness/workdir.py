@@ -153,7 +153,7 @@ class Workdir(model_lib.LM):
           sampler=sampler,
           key=jax.random.key(start),
           eos=self._tokenizer.vocabulary.eos,
-          prefix=config.objective.name != 'causal_lm',
+          prefix=config.objective.sees_both_ways,
         )
       yield from map(self._tokenizer.decode, made[: len(rows)])
 

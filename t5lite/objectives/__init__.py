@@ -241,7 +241,7 @@ def batch(
     return converters.encoder(layout, masked, data.input_length, _num_predictions(config))
   examples = _examples(config, vocabulary, raw, keys_N, inputs_N)
   if config.model.architecture == 'decoder':
-    prefix = objective.name != 'causal_lm'
+    prefix = objective.sees_both_ways
     return converters.decoder(layout, examples, data.input_length, prefix=prefix)
   return converters.encoder_decoder(layout, examples, data.input_length, data.target_length)
 

@@ -3,7 +3,8 @@
 Spans of the text are replaced by one sentinel each; the targets are each sentinel followed by its
 span. Both end with the end of text; targets have no last sentinel, as in the reference code.
 Text infilling has the same inputs, and the whole text as targets (BART: Lewis et al. 2020, section
-2.2, which has one mark for all spans, and empty ones too): the decoder learns to copy.
+2.2, which has one mark for all spans, and empty ones too): the decoder learns to copy. One without
+an encoder reads the inputs first, causally, as it will read a prompt.
 
 Letters: N examples, L raw tokens, S spans.
 """
