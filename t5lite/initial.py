@@ -15,10 +15,12 @@ import numpy as np
 
 from t5lite import adaptation
 from t5lite import config as config_lib
+from t5lite import errors
 from t5lite import models
 from t5lite import stored
 from t5lite import strict
 from t5lite import tasks
+from t5lite.data import tokenizer as tokenizer_lib
 
 OUTPUT = 'label_head.output.'  # which a head for other labels does not give
 
@@ -29,6 +31,7 @@ class Origin(Protocol):
   model: config_lib.Model
   shapes: dict[str, tuple[int, ...]]  # by path
   other_labels: bool  # its head is known to be for others than the run's
+  tokenizer: tuple[str, str]  # its digest, '' if it is not known, and its name
 
   def read(self, path: str) -> np.ndarray:
     """Returns an array."""
@@ -46,6 +49,7 @@ class Workdir:
     tree = self._manifest['config']['model']
     self.model = strict.from_dict(config_lib.Model, tree)
     self.shapes = self._saved.param_shapes(self._manifest)
+    self.tokenizer = self._manifest['tokenizer'], self._manifest['config']['data']['tokenizer']
 
   def read(self, path: str) -> np.ndarray:
     return self._saved.param(path, self._manifest)
@@ -53,6 +57,8 @@ class Workdir:
 
 class Foreign:
   """A folder of Hugging Face's, or a checkpoint of T5X; the labels of its head come as `wanted`."""
+
+  tokenizer = '', ''
 
   def __init__(self, path: str, wanted: Sequence[str]):
     from t5lite.interop import labels  # needs an extra
@@ -75,14 +81,15 @@ class Initial:
     told: one line, what they are.
 
   Raises:
-    CheckpointError: nothing is there, it is damaged, or of a model that the run's does not begin
-      with.
+    CheckpointError: nothing is there, it is damaged, of a model that the run's does not begin
+      with, or it knows other tokens.
   """
 
   def __init__(self, config: config_lib.Config):
     self._model = config.model
     task = tasks.only(config)
     self._origin: Origin = open_origin(config.init_from, task.labels if task else ())
+    check_tokens(config, *self._origin.tokenizer)
     abstract = stored.flat(abstract_params(config.model))
     fields = adaptation.changes(self._origin.model, config.model)
     self._found = adaptation.origins(abstract, self._origin.shapes)
@@ -113,6 +120,13 @@ class Initial:
 def open_origin(name: str, labels: Sequence[str] = ()) -> Origin:
   """Returns what `init_from` names, for a run whose task has these labels."""
   return Foreign(name, labels) if is_foreign(pathlib.Path(name)) else Workdir(name)
+
+
+def check_tokens(config: config_lib.Config, digest: str, name: str) -> None:
+  """Raises CheckpointError if the tokenizer of that digest and name is not the run's."""
+  if digest and tokenizer_lib.load(config.data.tokenizer).digest != digest:
+    where = f'data.tokenizer={config.data.tokenizer!r}, not that of init_from={config.init_from!r}'
+    raise errors.CheckpointError('other tokens', where, f'use --set=data.tokenizer={name}')
 
 
 def is_foreign(folder: pathlib.Path) -> bool:

@@ -41,6 +41,7 @@ def define_generate(f: Flags) -> None:
 
 def generate(f: Flags) -> None:
   sampler_flags.check(f)
+  errors.check('' not in f.stop, 'empty stop', '--stop=', 'give a text, or leave it out')
   rows = prompt_rows(f)
   streams = check_output(f, len(rows))
   backend.start()
@@ -158,6 +159,8 @@ def define_chat(f: Flags) -> None:
   define_writing(f, ['greedy', 'sample'])
   flags.DEFINE_string('separator', ' </t> ', 'text between two turns', flag_values=f)
   flags.DEFINE_string('prefix', '', "text before the turns, e.g. 'dialogue: '", flag_values=f)
+  help = "text behind the turns, e.g. $'\\nanswer:'; a decoder without it reads a separator"
+  flags.DEFINE_string('suffix', '', help, flag_values=f)
 
 
 def chat(f: Flags) -> None:
@@ -169,7 +172,9 @@ def chat(f: Flags) -> None:
 
   sampler = sampler_flags.sampler(f)
   config, tokenizer = load_config(f.workdir)
-  dialogue = decoding.Dialogue(config, tokenizer, f.separator, f.prefix, f.max_tokens)
+  dialogue = decoding.Dialogue(
+    config, tokenizer, f.separator, f.prefix, f.max_tokens, suffix=f.suffix
+  )
   mesh, params = load_params(f.workdir)
   options: dict[str, Any] = dict(max_tokens=f.max_tokens, sampler=sampler, stops=dialogue.stops)
   for number, line in enumerate(typed_lines()):

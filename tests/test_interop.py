@@ -319,6 +319,8 @@ BAD = {
     tensor('lm_head.weight', np.ones((29, 14), np.float32)),
     'tied tensors differ: lm_head.weight and shared.weight in .*: if .* "tie_word_embeddings": fal',
   ),
+  'layers': (config(num_layers=10**9), 'layers without tensors: 1,000,000,00. layers, .* in .*/in'),
+  'kinds': (config(model_type=['t5']), r"not a model of t5lite: .*model_type=\['t5'\]: import one"),
   'kind': (config(model_type='opt'), "not a model of t5lite: .*config.json: model_type='opt'"),
   'activation': (config(feed_forward_proj='gated-tanh'), "feed_forward_proj='gated-tanh': use one"),
   'padding': (config(pad_token_id=3), 'config.json: pad_token_id=3: only 0 can be imported'),
@@ -337,6 +339,16 @@ def test_what_cannot_be_imported_is_one_line_and_nothing_is_written(case, copied
   err = capsys.readouterr().err
   assert err.count('\n') == 1 and re.match(f't5lite: .*{line}', err), err
   assert [path.name for path in tmp_path.iterdir()] == ['in']
+
+
+@pytest.mark.parametrize(
+  'changes', [{'num_attention_heads': 'four'}, {'num_attention_heads': 0}, {'rope_parameters': 'x'}]
+)
+def test_a_config_with_values_of_other_kinds_is_one_line(changes, copied, tmp_path, capsys):
+  set_config(copied('llama'), **changes)
+  assert main.main(['import', f'--from={tmp_path}/in', f'--workdir={tmp_path}/new']) == 66
+  err = capsys.readouterr().err
+  assert err.count('\n') == 1 and 'not a model of t5lite: ' in err and 'config.json: ' in err, err
 
 
 T5, BERT = interop_cases.MODELS['t5_1_1'], interop_cases.MODELS['bert']

@@ -127,6 +127,7 @@ BAD = {
   ('gpt', '--prompt=a', '--sampler=beam', '--stream'): (64, 'cannot be streamed: 1 prompts'),
   ('gpt', '--prompt=a', '--repetition_penalty=0'): (64, 'not a penalty: .*=0.0: use a number abov'),
   ('gpt', '--prompt=a', '--sampler=sample', '--top_p=0'): (64, 'sampler.top_p=0.0: use 0 < top_p'),
+  ('gpt', '--prompt=a', '--stop='): (64, 'empty stop: --stop=: give a text'),
   ('gpt', '--prompt=a', '--output=x.txt'): (64, 'not a JSONL file: --output=x.txt: name it'),
   ('gpt', '--prompt=a', '--output={}/no/x.jsonl'): (64, 'no such directory: --output=.*: make'),
   ('bert', '--prompt=a'): (64, 'an encoder does not generate: .*: use fill'),
@@ -226,3 +227,15 @@ def test_an_encoder_decoder_reads_the_turns_alone(runs):
   dialogue.ask('one')
   dialogue.answer('two')
   assert dialogue.ask('three') == 'one </t> two </t> three'
+
+
+@pytest.mark.parametrize('name', ['t5', 'gpt'])
+def test_a_suffix_makes_the_prompt_of_a_task(name, runs):
+  """As tasks/starter.py writes it: 'dialogue: {input}\\nanswer:'."""
+  config, tokenizer = evaluate.load_config(runs / name), tokenizer_lib.load('corpus')
+  dialogue = decoding.Dialogue(
+    config, tokenizer, ' </t> ', 'dialogue: ', max_tokens=8, suffix='\nanswer:'
+  )
+  dialogue.ask('one')
+  dialogue.answer('two')
+  assert dialogue.ask('three') == 'dialogue: one </t> two </t> three\nanswer:'

@@ -17,6 +17,7 @@ from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import jsonl
+from t5lite import main
 from t5lite import sharding
 from t5lite import stored
 from t5lite import train
@@ -130,6 +131,21 @@ def test_init_from_begins_with_the_parameters_of_another_run(tmp_path):
   for one, other in zip(*map(jax.tree.leaves, (state.params, first.params)), strict=True):
     np.testing.assert_array_equal(one, other)
   assert int(state.step) == 0 and not any(np.any(x) for x in jax.tree.leaves(state.opt_state))
+
+
+def test_init_from_a_run_with_other_tokens_is_refused(tmp_path):
+  """Embeddings of the same shape, whose rows are of other tokens."""
+  train.run(small('train.steps=0'), tmp_path / 'first')
+  (tmp_path / 'text.txt').write_text('a few words for a few tokens\n' * 50)
+  tokenizer = f'{tmp_path}/other.model'
+  flags = [f'--input={tmp_path}/text.txt', '--vocab_size=462', f'--output={tokenizer}']
+  assert main.main(['tokenizer', *flags]) == 0
+  config = small('train.steps=0', f'init_from={tmp_path}/first', f'data.tokenizer={tokenizer}')
+  with pytest.raises(
+    errors.CheckpointError, match='other tokens: .*: use --set=data.tokenizer=cor'
+  ):
+    train.run(config, tmp_path / 'second')
+  assert not (tmp_path / 'second').exists()
 
 
 def test_the_log_has_every_metric(tmp_path):

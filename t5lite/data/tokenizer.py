@@ -88,6 +88,12 @@ def load(name: str) -> Tokenizer:
     DataError: no such file, not a tokenizer, or a sentencepiece model not in T5's layout.
     ConfigError: for a tokenizer.json, the library `tokenizers` is not there.
   """
+  if not name:
+    what, remedy = (
+      'no tokenizer',
+      "set data.tokenizer to a file's path, or import a folder with one",
+    )
+    raise errors.DataError(what, "data.tokenizer=''", remedy)
   path = corpus.TOKENIZER if name == 'corpus' else pathlib.Path(name)
   if not path.is_file():
     remedy = "give the path of a sentencepiece model or tokenizer.json, or 'corpus'"

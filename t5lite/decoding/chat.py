@@ -9,8 +9,8 @@ from t5lite.decoding import prompts
 class Dialogue:
   """The turns of a dialogue, of which the oldest go when the model has no room for them.
 
-  An encoder_decoder reads 'prefix turn separator turn' and writes the next turn; a decoder reads a
-  separator behind that and goes on.
+  An encoder_decoder reads 'prefix turn separator turn suffix' and writes the next turn; a decoder
+  goes on behind the suffix or, if there is none, behind a separator.
 
   Attributes:
     turns: that are in the context.
@@ -24,11 +24,13 @@ class Dialogue:
     separator: str,
     prefix: str,
     max_tokens: int,
+    *,
+    suffix: str = '',
   ):
     """Raises ConfigError if the model does not generate, or `max_tokens` leave no room."""
     generation.check(config.model, [], max_tokens)
     self._config, self._tokenizer = config, tokenizer
-    self._separator, self._prefix = separator, prefix
+    self._separator, self._prefix, self._suffix = separator, prefix, suffix
     self._continues = config.model.architecture == 'decoder'
     self._room = config.model.max_length or config.data.input_length
     if self._continues:
@@ -60,6 +62,8 @@ class Dialogue:
     self.turns += [turn.strip()] if turn.strip() else []
 
   def _text(self, turns: list[str]) -> str:
-    text = self._prefix + self._separator.join(turns)
+    text = self._prefix + self._separator.join(turns) + self._suffix
+    if not self._continues or self._suffix:
+      return text
     # No space at the end: it belongs to the word that comes.
-    return (text + self._separator).rstrip() if self._continues else text
+    return (text + self._separator).rstrip()

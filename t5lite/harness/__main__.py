@@ -22,6 +22,10 @@ def main() -> int:
     lm_eval_main.cli_evaluate()
   except errors.UserError as error:
     return main_lib.fail(str(error), error.code, debug=False)
+  except ValueError as error:
+    if not str(error).startswith('Tasks not found'):
+      raise
+    return main_lib.fail(f'{error}', errors.ConfigError.code, debug=False)
   return 0
 
 

@@ -104,10 +104,19 @@ def from_huggingface(hf: Tree, where: object) -> tuple[Family, config_lib.Model]
       raise errors.CheckpointError('not a model of t5lite', f'{where}: {what}', remedy)
 
   kind = hf.get('model_type')
-  check(kind in FAMILIES, f'model_type={kind!r}', f'import one of {", ".join(FAMILIES)}')
+  check(
+    isinstance(kind, str) and kind in FAMILIES,
+    f'model_type={kind!r}',
+    f'import one of {", ".join(FAMILIES)}',
+  )
   family = FAMILIES[str(kind)]
   given = {key: value for key, value in hf.items() if value is not None}
-  hf = {**family.defaults, **family.constants, **family.read(given)}
+  try:
+    read = family.read(given)
+  except (TypeError, AttributeError, ZeroDivisionError) as error:
+    check(False, str(error), 'a value in it is of another kind than transformers writes')
+    raise
+  hf = {**family.defaults, **family.constants, **read}
   for key, value in family.constants.items():
     check(hf[key] == value, f'{key}={hf[key]!r}', f'only {value!r} can be imported')
   fields = dict(family.fixed)

@@ -69,6 +69,7 @@ class Weights:
 
   def __init__(self, folder: Folder, reader: Reader, model: config_lib.Model, order: Sequence[int]):
     self._reader, self._order = reader, list(order)
+    check_depth(model, len(reader.shapes), folder.path)
     self.abstract = folders.abstract_params(model)
     shapes = {path: x.shape for path, x in self.abstract.items()}
     self._slots = tables.slots(folder.family.entries(model), shapes)
@@ -99,6 +100,16 @@ class Weights:
       yield path, slot.layer, part
       if slot.layer is not None and slot.layer == slot.entry.first:
         yield from ((path, i, np.ones_like(part)) for i in range(slot.layer))
+
+
+def check_depth(model: config_lib.Model, num_tensors: int, folder: pathlib.Path) -> None:
+  """Raises CheckpointError if there are more layers than tensors: such a lie would fill memory."""
+  layers = model.num_layers + model.num_decoder_layers
+  if layers > num_tensors:
+    where = f'{layers:,} layers, {num_tensors:,} tensors in {folder}'
+    raise errors.CheckpointError(
+      'layers without tensors', where, 'mend their number in config.json'
+    )
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
