@@ -14,6 +14,7 @@ from absl import flags
 
 from t5lite import backend
 from t5lite import errors
+from t5lite import jsonl
 from t5lite import sampler_flags
 from t5lite import text_commands
 
@@ -91,6 +92,9 @@ def evaluate(f: Flags) -> None:
   if given and not f.tasks:
     where = f'--{given[0]}={f[given[0]].value}'
     raise errors.ConfigError('flag of --tasks', where, 'name the tasks, or leave it out')
+  output = pathlib.Path(f.output)
+  where, remedy = f'--output={f.output}', 'make the folder that it goes into'
+  errors.check(output.parent.is_dir(), 'no such directory', where, remedy)
   backend.start()
   from t5lite import evaluate as evaluate_lib
   from t5lite import metrics
@@ -106,7 +110,7 @@ def evaluate(f: Flags) -> None:
     values = evaluate_lib.run(f.workdir)
     print(f'step {values["step"]}  {metrics.describe_evaluation(values)}')
   if f.output:
-    pathlib.Path(f.output).write_text(json.dumps(values, indent=2) + '\n')
+    jsonl.replace(output, json.dumps(values, indent=2) + '\n')
 
 
 def define_tokenizer(f: Flags) -> None:
@@ -224,7 +228,7 @@ def plan(f: Flags) -> None:
     print(page.text(plan))
     made = plan.to_dict()
   if f.output:
-    pathlib.Path(f.output).write_text(json.dumps(made, indent=2) + '\n')
+    jsonl.replace(pathlib.Path(f.output), json.dumps(made, indent=2) + '\n')
 
 
 def define_export(f: Flags) -> None:

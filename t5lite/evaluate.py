@@ -130,7 +130,7 @@ def load(workdir: str | pathlib.Path) -> Trained:
   """Returns the checkpoint of a workdir (`stored.chosen`), sharded over the devices here.
 
   Raises:
-    CheckpointError: there is none, or it is damaged.
+    CheckpointError: there is none, it is damaged, or was trained with another tokenizer.
     ConfigError: its batch or model divides over no mesh of these devices.
   """
   config = load_config(workdir)
@@ -139,6 +139,8 @@ def load(workdir: str | pathlib.Path) -> Trained:
     traced = jax.eval_shape(lambda: models.init(config.model, jax.random.key(0)))
     abstract = sharding.shard_like(traced, mesh)
   params, manifest = stored.restore_params(workdir, abstract)
+  if manifest['tokenizer']:
+    tokenizer_lib.load_same(config.data.tokenizer, manifest['tokenizer'])
   if config.model.lora_rank:
     with jax.set_mesh(mesh):
       model, params = models.without_adapters(config.model, params)

@@ -58,7 +58,7 @@ class Workdir:
 class Foreign:
   """A folder of Hugging Face's, or a checkpoint of T5X; the labels of its head come as `wanted`."""
 
-  tokenizer = '', ''
+  tokenizer: tuple[str, str] = '', ''
 
   def __init__(self, path: str, wanted: Sequence[str]):
     from t5lite.interop import labels  # needs an extra

@@ -51,6 +51,7 @@ class Judged:
     sampler: how they were written, with its seed; {}: not in text.
     values: metrics by name; see `tasks.metrics.compute`.
     signatures: of each metric, what others need to repeat it; '' where nothing is open.
+    trials: of a metric that does not count rows, how many of what it counts there are.
     rows: input, target, references and answer of each row, and the labels' probabilities.
   """
 
@@ -60,6 +61,7 @@ class Judged:
   sampler: dict[str, Any]
   values: dict[str, float]
   signatures: dict[str, str]
+  trials: dict[str, int]
   rows: list[dict[str, Any]]
 
   def summary(self) -> dict[str, float]:
@@ -157,7 +159,7 @@ def _written(
   sampler: decoding.Method,
   seed: int,
 ) -> list[Answer]:
-  most = config.data.target_length or config.data.input_length // 2
+  most = longest_target(config, tokenizer, examples)
   outputs = decoding.generate(
     config.model,
     params,
@@ -169,6 +171,22 @@ def _written(
     prefix=config.objective.sees_both_ways,
   )
   return [Answer(tokenizer.decode(tokens)) for tokens in outputs]
+
+
+def longest_target(
+  config: config_lib.Config,
+  tokenizer: tokenizer_lib.Tokenizer,
+  examples: Sequence[rendering.Example],
+) -> int:
+  """Returns for how many tokens of an answer, its end included, there is room.
+
+  Of a decoder that is the longest target, as in seqio's evaluation, but half of the row at most: a
+  longer one would take from inputs that training has shown whole.
+  """
+  if config.data.target_length:
+    return config.data.target_length
+  longest = max(map(len, tokenizer.encode([example.targets for example in examples])))
+  return min(longest + 1, config.data.input_length // 2)
 
 
 def _prompts(
@@ -253,12 +271,15 @@ def _judged(
 ) -> Judged:
   texts, targets = [one.text for one in answers], [one.targets for one in examples]
   references = [one.references for one in examples]
-  values, signatures = {}, {}
+  values, signatures, trials = {}, {}, {}
   for metric in task.metrics:
     several = references if metric in metrics.MANY else targets
     of_words = metrics.by_word(texts, targets) if task.words and metric != 'entity_f1' else None
+    if of_words:
+      trials[metric] = len(of_words[0])
     if task.group and metric == 'exact_match':
       groups = [one.group for one in examples]
+      trials[metric] = len(set(groups))
       values |= metrics.compute(metric, *[metrics.by_group(x, groups) for x in (texts, targets)])
     else:
       values |= metrics.compute(metric, *(of_words or (texts, several)))
@@ -279,4 +300,4 @@ def _judged(
     }
     for example, answer in zip(examples, answers, strict=True)
   ]
-  return Judged(task.name, split, way, {}, values, signatures, rows)
+  return Judged(task.name, split, way, {}, values, signatures, trials, rows)

@@ -25,7 +25,9 @@ def define(f: Flags, kinds: Sequence[str]) -> None:
   flags.DEFINE_float('top_p', 1.0, 'of sample', flag_values=f, lower_bound=0, upper_bound=1)
   help = "of sample: no token below this share of the likeliest one's probability"
   flags.DEFINE_float('min_p', 0.0, help, flag_values=f, lower_bound=0, upper_bound=1)
-  flags.DEFINE_integer('seed', 0, 'of sample', flag_values=f, lower_bound=0)
+  most = 2**63 - 1  # of a key
+  help = 'of sample'
+  flags.DEFINE_integer('seed', 0, help, flag_values=f, lower_bound=0, upper_bound=most)
   if 'beam' in kinds:
     flags.DEFINE_integer('num_beams', 4, 'of beam', flag_values=f, lower_bound=1)
     help = 'of beam: above 0 favours long texts, below 0 short ones'

@@ -379,6 +379,26 @@ def test_a_model_that_transformers_does_not_have_is_refused(line):
     families_lib.to_huggingface(families_lib.of_model(model), model)
 
 
+def test_mt5_is_a_t5(copied, tmp_path):
+  """Its class in transformers is T5's, its config.json calls it mt5."""
+  set_config(
+    copied('t5_1_1'), model_type='mt5', architectures=['MT5ForConditionalGeneration'], d_kv=3
+  )
+  with pytest.raises(errors.CheckpointError, match='of another shape'):
+    interop.import_model(tmp_path / 'in', tmp_path / 'new')
+  model = interop_cases.MODELS['t5_1_1']
+  set_config(tmp_path / 'in', d_kv=model.head_dim)
+  made = interop.import_model(tmp_path / 'in', tmp_path / 'new')
+  assert made.architecture == 'MT5ForConditionalGeneration'
+  assert_same(interop_cases.read_params(tmp_path / 'new', model), interop_cases.float32(model))
+
+
+def test_rates_of_dropout_may_differ(copied, tmp_path):
+  set_config(copied('bert'), hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.0)
+  interop.import_model(tmp_path / 'in', tmp_path / 'new')
+  assert config_lib.load(tmp_path / 'new/config.json').model.dropout == 0.2
+
+
 def test_what_is_there_is_not_overwritten(exported, capsys):
   for arguments in (
     ['export', f'--workdir={exported}/bert', f'--output={exported}/bert.hf'],

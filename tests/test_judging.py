@@ -105,8 +105,10 @@ def test_prompts_are_what_training_shows(model, input_length, task, tokenizer):
       given = np.arange(len(tokens)) <= (batch['decoder_loss_weights'][row] > 0).argmax()
     shown.add(tuple(tokens[given].tolist()))
   source = judging.task_rows.open(task, 'validation', model.architecture)
-  longest = 2  # 'yes' or 'no', and the end of text
-  prompts = judging._prompts(config, tokenizer, task, list(source.documents()), longest)
+  examples = list(source.documents())
+  room = judging.longest_target(config, tokenizer, examples)
+  assert room == (config.data.target_length or 2)  # 'yes' or 'no', and the end of text
+  prompts = judging._prompts(config, tokenizer, task, examples, room)
   assert len(shown & {tuple(prompt.tolist()) for prompt in prompts}) == 16
 
 

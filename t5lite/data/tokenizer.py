@@ -79,6 +79,23 @@ class Tokenizer(Protocol):
     ...
 
 
+def load_same(name: str, digest: str) -> Tokenizer:
+  """Returns the tokenizer of a file, if it is the one of that digest, which a checkpoint keeps.
+
+  Raises:
+    DataError, ConfigError: as `load`.
+    CheckpointError: it is another one.
+  """
+  tokenizer = load(name)
+  if tokenizer.digest != digest:
+    raise errors.CheckpointError(
+      'the checkpoint was trained with another tokenizer',
+      tokenizer.path,
+      'put the one that it was trained with in its place',
+    )
+  return tokenizer
+
+
 def load(name: str) -> Tokenizer:
   """Returns the tokenizer of a file: a sentencepiece model, or a tokenizer.json.
 

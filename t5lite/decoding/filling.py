@@ -86,6 +86,9 @@ def marked(
     ConfigError, DataError: as `fill`.
   """
   objective = config.objective.name
+  if config.model.num_labels:
+    where, remedy = f'model.num_labels={config.model.num_labels}', 'use evaluate --tasks'
+    raise errors.ConfigError('a head for labels fills no gaps', where, remedy)
   if objective == 'text_infilling':
     where, remedy = f'objective.name={objective!r}', 'use generate, with <extra_id_0> for the gap'
     raise errors.ConfigError('this model writes the whole text', where, remedy)

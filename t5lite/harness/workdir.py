@@ -27,7 +27,6 @@ except ImportError as error:  # of the extra `lm_eval`
   raise errors.ConfigError('missing package', 'lm_eval', remedy) from error
 
 Requests = list[Any]  # of lm_eval's Instance, whose `args` its own types say too little of
-ROWS = 32  # prompts that are gone on from at once
 NEW_TOKENS = 256  # where a task does not say how many; lm-eval's number
 # Of a task's generation_kwargs; another is refused, for it would change the result.
 KNOWN = {'do_sample', 'max_gen_toks', 'temperature', 'top_k', 'top_p', 'until'}
@@ -58,6 +57,10 @@ class Workdir(model_lib.LM):
     if not workdir or others:
       where = ','.join(f'{name}={value}' for name, value in others.items()) or 'no workdir'
       raise errors.ConfigError('wrong model_args', where, 'use workdir=DIR and nothing else')
+    self._config = config = evaluate.load_config(workdir)
+    if config.model.num_labels:
+      where, remedy = f'model.num_labels={config.model.num_labels}', 'use t5lite evaluate --tasks'
+      raise errors.ConfigError('a head for labels knows no texts', where, remedy)
     self._trained = evaluate.load(workdir)
     self._config = config = self._trained.config
     self._tokenizer = tokenizer_lib.load(config.data.tokenizer)
@@ -133,8 +136,8 @@ class Workdir(model_lib.LM):
         texts[number] = model_utils.postprocess_generated_text(text, stops, None)
     return texts
 
-  def _write(self, contexts: Sequence[str], options: dict[str, Any]) -> Iterator[str]:
-    """Yields what the model writes behind each context, of tokens as many as may be."""
+  def _write(self, contexts: Sequence[str], options: dict[str, Any]) -> list[str]:
+    """Returns what the model writes behind each context, to a stop string or a little further."""
     config, mesh, params, _ = self._trained
     if unknown := options.keys() - KNOWN:
       remedy = f'use {", ".join(sorted(KNOWN))}'
@@ -142,20 +145,20 @@ class Workdir(model_lib.LM):
     sampler = _sampler(options)
     max_tokens = options['max_gen_toks']
     inputs = self._prompts(contexts, max_tokens)
-    for start in range(0, len(inputs), ROWS):
-      rows = inputs[start : start + ROWS]
-      with jax.set_mesh(mesh):
-        made = decoding.generate(
-          config.model,
-          params,
-          [*rows, *rows[:1] * (min(ROWS, len(inputs)) - len(rows))],  # few sizes are compiled
-          max_tokens=max_tokens,
-          sampler=sampler,
-          key=jax.random.key(start),
-          eos=self._tokenizer.vocabulary.eos,
-          prefix=config.objective.sees_both_ways,
-        )
-      yield from map(self._tokenizer.decode, made[: len(rows)])
+    decode, stops = self._tokenizer.decode, options['until']
+    with jax.set_mesh(mesh):
+      made = decoding.generate(
+        config.model,
+        params,
+        inputs,
+        max_tokens=max_tokens,
+        sampler=sampler,
+        key=jax.random.key(0),
+        eos=self._tokenizer.vocabulary.eos,
+        prefix=config.objective.sees_both_ways,
+        ended=lambda tokens: any(stop and stop in decode(tokens) for stop in stops),
+      )
+    return list(map(decode, made))
 
   def _prompts(self, contexts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
     """Returns the inputs of contexts, without the first tokens that there is no room for."""

@@ -13,6 +13,7 @@ import pathlib
 import random
 from typing import Any, NamedTuple
 
+from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import jsonl
 from t5lite.insight import page
@@ -145,6 +146,7 @@ def path_of_key(workdir: str | pathlib.Path, page_id: str) -> pathlib.Path:
 
 
 def _result(workdir: str, task: str, side: str) -> task_results.Result:
+  task = task.removeprefix(config_lib.TASK)
   path = task_results.path_of(workdir, task, side)
   if not path.is_file():
     remedy = f't5lite evaluate --workdir={workdir} --tasks={task} --split={side}'

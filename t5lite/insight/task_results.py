@@ -43,6 +43,7 @@ class Result:
   signatures: Mapping[str, str]
   rows: Sequence[Row]
   sampler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  trials: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def is_right(self, row: Row) -> bool:
     """Returns whether the answer is one of the references, as the task's own metric compares."""

@@ -48,8 +48,8 @@ def formatted(name: str, value: float) -> str:
 def interval(result: task_results.Result, name: str) -> str:
   if name not in RATES:
     return ''
-  num_rows, value = len(result.rows), result.values[name]
-  low, high = calibration.interval(round(value * num_rows), num_rows)
+  num_trials, value = result.trials.get(name, len(result.rows)), result.values[name]
+  low, high = calibration.interval(round(value * num_trials), num_trials)
   return f' ({low:.3f} to {high:.3f})'
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from t5lite import config as config_lib
-from t5lite import errors
 from t5lite import metrics
 from t5lite import stored
 from t5lite.data import tokenizer as tokenizer_lib
@@ -114,14 +113,7 @@ def load_tokenizer(
   """
   if not manifest['tokenizer']:
     return None
-  tokenizer = tokenizer_lib.load(config.data.tokenizer)
-  if tokenizer.digest != manifest['tokenizer']:
-    raise errors.CheckpointError(
-      'the checkpoint was trained with another tokenizer',
-      tokenizer.path,
-      'put the one that it was trained with in its place',
-    )
-  return tokenizer
+  return tokenizer_lib.load_same(config.data.tokenizer, manifest['tokenizer'])
 
 
 def token_ids(

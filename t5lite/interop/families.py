@@ -19,7 +19,10 @@ from t5lite.interop import t5
 from t5lite.interop.family import Family
 from t5lite.interop.family import Tree
 
-KNOWN = (t5.T5, t5.UMT5, bert.BERT, bert.ROBERTA, modernbert.MODERNBERT, gpt.GPT2, gpt.LLAMA)
+KNOWN = (
+  *(t5.T5, t5.MT5, t5.UMT5, bert.BERT, bert.ROBERTA),
+  *(modernbert.MODERNBERT, gpt.GPT2, gpt.LLAMA),
+)
 FAMILIES = {family.model_type: family for family in KNOWN}
 # Fields that are no part of the function: the family's is for new models.
 OF_TRAINING = ('initializer', 'dropout')
@@ -122,6 +125,8 @@ def from_huggingface(hf: Tree, where: object) -> tuple[Family, config_lib.Model]
   fields = dict(family.fixed)
   for key, field in family.fields.items():
     check(hf.get(key) is not None, f'no {key}', 'give one that transformers wrote')
+    if field in OF_TRAINING and field in fields:
+      continue  # of several rates of dropout the first
     same = field not in fields or fields[field] == hf[key] or field in family.fixed
     check(same, f'{key}={hf[key]!r}', f'it must be {fields.get(field)!r}, as the others like it')
     fields[field] = hf[key]
@@ -148,7 +153,7 @@ def _of_architecture(family: Family, hf: Tree, where: object) -> Mapping[str, An
   That is the model without a head, as far as the family has one; the head's tensors are left out.
   """
   given = hf.get('architectures')
-  names = given if isinstance(given, list) else []
+  names = [name for name in given if isinstance(name, str)] if isinstance(given, list) else []
   for name in names:
     if name in family.heads:
       return {**family.heads[name], 'num_labels': len(labels.names(hf, where))}

@@ -61,8 +61,9 @@ def import_model(
   ids = {key: value for key, value in folder.hf.items() if key.endswith('_token_id')}
   with folders.whole(workdir) as made:
     name = tokenizer_files.take(folder.path, made, folder.family.model_type)
-    digest = tokenizer_lib.load(str(made / name)).digest if name else ''
     config = run_config(folder.model, str(workdir / name) if name else '', config_file, overrides)
+    own = str(made / name) if name else config.data.tokenizer
+    digest = tokenizer_lib.load(own).digest if own else ''
     weights = folder.weights(config.model, label_order(folder, config))
     manifest = {
       'step': 0,

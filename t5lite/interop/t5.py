@@ -106,6 +106,14 @@ T5 = family.Family(
   buffers=(r'decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight',),
 )
 
+# Of T5 1.1's form; what is exported is called T5, which it equals.
+MT5 = dataclasses.replace(
+  T5,
+  model_type='mt5',
+  architectures={'MT5ForConditionalGeneration': {}},
+  defaults={**T5.defaults, 'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False},
+)
+
 UMT5 = dataclasses.replace(
   T5,
   model_type='umt5',
