@@ -28,6 +28,9 @@ from t5lite import sharding
 from t5lite.data import tokenizer as tokenizer_lib
 
 
+OF_TEXT = ('loss', 'accuracy', 'perplexity', 'bits_per_byte')  # that a checkpoint can be best by
+
+
 class Evaluator:
   """Measures parameters on the same held-out batches each time; opens the text at once."""
 
@@ -37,6 +40,7 @@ class Evaluator:
     self._dataset = data.open(config, 'held_out')
     for name in config.eval.tasks:  # a wrong one shows before the first step
       judging.way_of(config, tasks.find(name, config.tasks))
+    check_best(config)
     self._sums = jax.jit(functools.partial(losses.of_batch, config))
 
   def measure(self, params: models.Params) -> dict[str, float]:
@@ -89,6 +93,19 @@ class Evaluator:
     available = self._dataset.num_batches
     assert available is not None, 'held-out text ends'
     return min(self._config.eval.batches, available)
+
+
+def check_best(config: config_lib.Config) -> None:
+  """Raises ConfigError if `checkpoint.best` names nothing that an evaluation gives."""
+  if not config.checkpoint.best:
+    return
+  _, *task, name = config.checkpoint.best.split('/')
+  known = OF_TEXT
+  if task:  # a metric's values begin with its name: rouge1, f1_macro
+    known = (*tasks.find('/'.join(task), config.tasks).metrics, 'calibration_error')
+  there = name in known or (bool(task) and name.startswith(known))
+  where, remedy = f'checkpoint.best={config.checkpoint.best!r}', f'use one of {", ".join(known)}'
+  errors.check(there, 'no such metric', where, remedy)
 
 
 def target_counts(batch: dict[str, np.ndarray]) -> collections.Counter:

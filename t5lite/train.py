@@ -353,6 +353,7 @@ def save(this: Run, state: State, step: int) -> None:
     'config': config_lib.to_dict(this.config),
     'versions': versions.installed(),
     'mesh': dict(this.mesh.shape),
+    'device_kind': jax.devices()[0].device_kind,
     'tokenizer': this.dataset.tokenizer.digest,
     'data': this.dataset.fingerprint,
     'evaluation': this.evaluations.get(step, {}),

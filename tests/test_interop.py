@@ -25,6 +25,7 @@ from t5lite import interop
 from t5lite import main
 from t5lite import models
 from t5lite import stored
+from t5lite.interop import card
 from t5lite.interop import families as families_lib
 from t5lite.interop import folders
 from t5lite.interop import labels
@@ -377,6 +378,14 @@ def test_a_model_that_transformers_does_not_have_is_refused(line):
   with pytest.raises(errors.ConfigError, match=f'not a model of transformers: {line}'):
     model = dataclasses.replace(model, **changes)
     families_lib.to_huggingface(families_lib.of_model(model), model)
+
+
+def test_a_card_says_what_published_watts_come_to():
+  run = {'mesh': {'data': 4, 'model': 2}, 'device_kind': 'TPU v5 lite'}
+  said = 'about 0.8 kWh: 8 TPU v5 lite at 200 W for 0.5 h'
+  assert card.energy(run, 1800.0) == said
+  assert card.energy({**run, 'device_kind': 'cpu'}, 1800.0) == 'not measured'
+  assert card.energy({}, 1800.0) == 'not measured'  # an import
 
 
 def test_mt5_is_a_t5(copied, tmp_path):

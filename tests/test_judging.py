@@ -247,11 +247,16 @@ def test_a_wrong_best_shows_at_once(best, tasks, what, task):
     )
 
 
-def test_a_metric_that_is_not_measured_is_named(task, tmp_path):
-  config = make_config(task, HEAD, steps=1)
-  config = dataclasses.replace(config, checkpoint=config_lib.Checkpoint(best='eval/bleu'))
-  with pytest.raises(errors.ConfigError, match='no such metric: eval/bleu: use one of eval/loss'):
-    train.run(config, tmp_path)
+@pytest.mark.parametrize('name', ['bleu', 'animals/nope'])
+def test_a_metric_that_no_evaluation_gives_shows_at_once(name, task, tmp_path):
+  config = dataclasses.replace(
+    make_config(task, HEAD, steps=1),
+    eval=config_lib.Eval(tasks=('animals',)),
+    checkpoint=config_lib.Checkpoint(best=f'eval/{name}'),
+  )
+  with pytest.raises(errors.ConfigError, match=f"no such metric: .*'eval/{name}': use one of "):
+    train.run(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
 
 
 def wrong(task, **changes):

@@ -65,6 +65,12 @@ FLAGS = {
   ('train',): 'missing flag: --config: see t5lite train --help',
   ('train', '--stpes=3'): "wrong flag: Unknown command line flag 'stpes'.*: see t5lite train",
   ('evaluate',): 'missing flag: --workdir: see t5lite evaluate --help',
+  (
+    'evaluate',
+    '--workdir=x',
+    '--output=/no/way/x.json',
+  ): 'no such directory: --output=/no/way/x.js',
+  ('generate', '--workdir=x', '--prompt=a', f'--seed={2**63}'): 'flag --seed=',
   ('evaluate', '--workdir=x', 'y'): 'unexpected argument: y: see',
   ('generate', '--workdir=x', '--prompt=', '--input='): 'give one of two flags: --prompt, --input',
   ('generate', '--workdir=x', '--prompt=a', '--sampler=bean'): 'wrong flag: .*sampler.*bean.*: see',

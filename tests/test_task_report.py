@@ -15,6 +15,8 @@ from t5lite import judging
 from t5lite import metrics
 from t5lite.insight import report
 from t5lite.insight import task_results
+from t5lite.insight import task_section
+from t5lite.tasks import calibration
 from t5lite.tasks import rendering
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -41,6 +43,26 @@ def ranked(num_rows: int = 60, name: str = 'animals') -> judging.Judged:
   examples = [rendering.Example((f'row {i} ' + 'x' * 900,), y, (y,)) for i, y in enumerate(targets)]
   answers = [judging._chosen(task, 2 * logits) for logits in rng.normal(size=(num_rows, 3))]
   return judging._judged(task, 'test', 'rank', examples, answers)
+
+
+def test_an_interval_is_of_what_the_metric_counts():
+  """Groups of questions, as in MultiRC; words."""
+  task = config_lib.Task(
+    name='a', source=SOURCE, inputs='{x}', targets='{y}', metrics=('exact_match',), group='{x}'
+  )
+  rows = [rendering.Example((f'{i}',), 'yes', ('yes',), group=f'{i // 5}') for i in range(60)]
+  grouped = judging._judged(task, 'test', 'text', rows, [judging.Answer('yes')] * 60)
+  assert grouped.trials == {'exact_match': 12}
+  tagged = config_lib.Task(
+    name='a', source=SOURCE, inputs='{x}', targets='{y}', labels=('A', 'B'), words='x',
+    metrics=('accuracy',),
+  )  # fmt: skip
+  rows = [rendering.Example(('a b c',), 'A B A', ('A B A',)) for _ in range(4)]
+  words = judging._judged(tagged, 'test', 'text', rows, [judging.Answer('A B B')] * 4)
+  assert words.trials == {'accuracy': 12}
+  result = task_results.Result(side='test', step=1, **dataclasses.asdict(words))
+  low, high = calibration.interval(8, 12)
+  assert task_section.interval(result, 'accuracy') == f' ({low:.3f} to {high:.3f})'
 
 
 def written(name: str = 'translate') -> judging.Judged:

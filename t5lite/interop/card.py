@@ -1,14 +1,18 @@
 """The model card of an export: what is known of the run, and nothing else."""
 
 import json
+import math
 import pathlib
 import shlex
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from t5lite import config as config_lib
 from t5lite import jsonl
+from t5lite import metrics
 from t5lite import tasks
 from t5lite.interop import tokenizer_files
+from t5lite.planning import gpus
+from t5lite.planning import tpus
 
 
 TEXT, WORDS, PAIR = "'A text.'", "'A few words.'", "{'text': 'A text.', 'text_pair': 'Another.'}"
@@ -41,6 +45,14 @@ print(model.config.id2label[int(logits[0, 0].argmax())])  # at [CLS]: the label 
 """
 
 
+NOT_MEASURED = 'not measured'
+# By device_kind; t5lite.planning says from where.
+WATTS = {
+  **{kind: chip.watts for kind, chip in tpus.CHIPS.items()},
+  **{card.name: card.watts for card in gpus.CARDS.values()},
+}
+
+
 class Exported(NamedTuple):
   """What was written."""
 
@@ -50,8 +62,10 @@ class Exported(NamedTuple):
   tokenizer: str  # what is there of it, in words
 
 
-def text(config: config_lib.Config, made: Exported, loss: str, command: list[str]) -> str:
-  """Returns README.md: the model, its step and held-out loss, its use, the command, the config."""
+def text(
+  config: config_lib.Config, made: Exported, history: dict[str, str], command: list[str]
+) -> str:
+  """Returns README.md: the model, its history, its use, the command, the config."""
   kind, code = usage(config)
   # Without its own tokenizer's file the code would not do.
   code = code if made.tokenizer.startswith(tokenizer_files.JSON) else ''
@@ -69,7 +83,8 @@ def text(config: config_lib.Config, made: Exported, loss: str, command: list[str
       '',
       f'- Objective: {config.objective.name}',
       f'- Step: {made.step:,}',
-      f'- Held-out loss: {loss}',
+      f'- Data: {config.data.source}',
+      *[f'- {name}: {value}' for name, value in history.items()],
       f'- Tokenizer: {made.tokenizer}',
       '',
       *(['In this folder:', '', '```python', code + '```', ''] if code else []),
@@ -106,10 +121,28 @@ def usage(config: config_lib.Config) -> tuple[str, str]:
   return kind, PIPELINE.format(task=kind, text=WORDS)
 
 
-def held_out(log: pathlib.Path, step: int) -> str:
-  """Returns in words the last held-out loss that was logged up to a step."""
-  records = jsonl.records(log) if log.is_file() else []
-  found = [r for r in records if r.get('eval/loss') is not None and r['step'] <= step]
-  if not found:
-    return 'not measured'
-  return f'{found[-1]["eval/loss"]:.4f} nats per token, at step {found[-1]["step"]:,}'
+def history(log: pathlib.Path, manifest: dict[str, Any]) -> dict[str, str]:
+  """Returns in words what a run's log says up to the checkpoint of a manifest, by name."""
+  records = (
+    [r for r in jsonl.records(log) if r['step'] <= manifest['step']] if log.is_file() else []
+  )
+
+  def last(name: str) -> dict[str, Any] | None:
+    return next((r for r in reversed(records) if r.get(name) is not None), None)
+
+  def loss(name: str) -> str:
+    found = last(name)
+    return f'{found[name]:.4f} nats per token, at step {found["step"]:,}' if found else NOT_MEASURED
+
+  wall = last(metrics.WALL)
+  spent = energy(manifest, wall[metrics.WALL]) if wall else NOT_MEASURED
+  return {'Training loss': loss('train/loss'), 'Held-out loss': loss('eval/loss'), 'Energy': spent}
+
+
+def energy(manifest: dict[str, Any], seconds: float) -> str:
+  """Returns in words what the devices of a run took in that time, if their watts are published."""
+  kind, devices = manifest.get('device_kind'), math.prod(manifest.get('mesh', {}).values())
+  if kind not in WATTS:
+    return NOT_MEASURED
+  kwh = WATTS[kind] * devices * seconds / 3.6e6
+  return f'about {kwh:.3g} kWh: {devices} {kind} at {WATTS[kind]:.0f} W for {seconds / 3600:.3g} h'

@@ -58,7 +58,7 @@ def export(
     hf['max_position_embeddings'] = config.data.input_length
   num_params = sum(x.size for x in abstract.values())
   stored.check_room(output.parent, 4 * num_params, 'the weights')
-  loss = card.held_out(pathlib.Path(workdir) / metrics.METRICS, manifest['step'])
+  history = card.history(pathlib.Path(workdir) / metrics.METRICS, manifest)
   command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
   slots = tables.slots(family.entries(model), {k: x.shape for k, x in abstract.items()})
   with folders.whole(output) as folder:
@@ -70,7 +70,7 @@ def export(
       write_json(folder / 'generation_config.json', {key: hf[key] for key in keys if key in hf})
     there = tokenizer_files.write(folder, tokenizer, config) if tokenizer else 'none'
     made = card.Exported(hf['architectures'][0], manifest['step'], num_params, there)
-    (folder / 'README.md').write_text(card.text(config, made, loss, command))
+    (folder / 'README.md').write_text(card.text(config, made, history, command))
   return made
 
 
