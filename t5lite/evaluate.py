@@ -156,7 +156,7 @@ def load(workdir: str | pathlib.Path) -> Trained:
     traced = jax.eval_shape(lambda: models.init(config.model, jax.random.key(0)))
     abstract = sharding.shard_like(traced, mesh)
   params, manifest = stored.restore_params(workdir, abstract)
-  if manifest['tokenizer']:
+  if manifest.get('tokenizer'):
     tokenizer_lib.load_same(config.data.tokenizer, manifest['tokenizer'])
   if config.model.lora_rank:
     with jax.set_mesh(mesh):

@@ -49,7 +49,8 @@ class Workdir:
     tree = self._manifest['config']['model']
     self.model = strict.from_dict(config_lib.Model, tree)
     self.shapes = self._saved.param_shapes(self._manifest)
-    self.tokenizer = self._manifest['tokenizer'], self._manifest['config']['data']['tokenizer']
+    data = self._manifest['config']['data']
+    self.tokenizer = self._manifest.get('tokenizer', ''), data['tokenizer']
 
   def read(self, path: str) -> np.ndarray:
     return self._saved.param(path, self._manifest)

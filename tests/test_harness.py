@@ -126,9 +126,8 @@ def test_a_short_text_rolls_behind_the_end_of_another(gpt):
 
 
 @pytest.mark.parametrize('name', ['gpt', 't5'])
-def test_generated_texts_are_ours_up_to_a_stop(name, folder, monkeypatch):
-  """In batches of two; each request keeps its place and its own stops."""
-  monkeypatch.setattr(workdir_lib, 'ROWS', 2)
+def test_generated_texts_are_ours_up_to_a_stop(name, folder):
+  """Each request keeps its place and its own stops."""
   model = workdir_lib.Workdir(folder / name)
   config, mesh, params, _ = model._trained
   contexts = [TEXTS[0], TEXTS[1], TEXTS[0], 'All men are']
