@@ -34,7 +34,7 @@ EXTRAS = {
   'cuda13': ['jax[cuda13]'],
   'hf': ['msgpack>=1.1', 'safetensors>=0.8', 'tokenizers>=0.22'],
   # pytablewriter: of older ones, lm-eval's tables have no headers.
-  'lm_eval': ['lm-eval>=0.4.13', 'pytablewriter>=1.2'],
+  'lm-eval': ['lm-eval>=0.4.13', 'pytablewriter>=1.2'],
   'tasks': [
     'rouge-score>=0.1.2',
     'sacrebleu>=2.6',
@@ -44,7 +44,7 @@ EXTRAS = {
   ],
   'dev': [
     # tpu: its compiler needs no TPU, and the tests of `plan` need it.
-    't5lite[hf,lm_eval,tasks,tpu]',
+    't5lite[hf,lm-eval,tasks,tpu]',
     # The same for GPU: of NVIDIA's gigabytes only the assembler and the device library.
     'jax-cuda13-plugin>=0.10.2',
     'nvidia-cuda-nvcc>=13.0.48',

@@ -196,7 +196,7 @@ def test_a_missing_lm_eval_is_told(monkeypatch, capsys):
   monkeypatch.delattr(harness, 'workdir')
   assert harness_main.main() == 64
   assert (
-    capsys.readouterr().err == "t5lite: missing package: lm_eval: pip install 't5lite[lm_eval]'\n"
+    capsys.readouterr().err == "t5lite: missing package: lm_eval: pip install 't5lite[lm-eval]'\n"
   )
 
 

@@ -23,7 +23,7 @@ try:
   from lm_eval.api import registry
   from lm_eval.models import utils as model_utils
 except ImportError as error:  # of the extra `lm_eval`
-  remedy = "pip install 't5lite[lm_eval]'"
+  remedy = "pip install 't5lite[lm-eval]'"
   raise errors.ConfigError('missing package', 'lm_eval', remedy) from error
 
 Requests = list[Any]  # of lm_eval's Instance, whose `args` its own types say too little of
