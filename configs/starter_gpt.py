@@ -1,5 +1,6 @@
 """A small GPT for the tasks of t5lite/tasks/starter.py: the first step of docs/tasks.md.
 
+What the GPT of the table there then goes on with, says launch/starter_tasks.sh.
 Source: a current decoder (SwiGLU, rotary positions), small. Windows of 256 tokens, 16 a step.
 Hardware, wall time: one core of an AMD EPYC without AVX-512, about an hour.
 Loss to expect: held out 4.156, where the unigram entropy is 6.488, on the 53 MB text and with the

@@ -1,5 +1,6 @@
 """The model card of an export: what is known of the run, and nothing else."""
 
+from collections.abc import Mapping
 import json
 import math
 import pathlib
@@ -11,8 +12,6 @@ from t5lite import jsonl
 from t5lite import metrics
 from t5lite import tasks
 from t5lite.interop import tokenizer_files
-from t5lite.planning import gpus
-from t5lite.planning import tpus
 
 
 TEXT, WORDS, PAIR = "'A text.'", "'A few words.'", "{'text': 'A text.', 'text_pair': 'Another.'}"
@@ -46,11 +45,6 @@ print(model.config.id2label[int(logits[0, 0].argmax())])  # at [CLS]: the label 
 
 
 NOT_MEASURED = 'not measured'
-# By device_kind; t5lite.planning says from where.
-WATTS = {
-  **{kind: chip.watts for kind, chip in tpus.CHIPS.items()},
-  **{card.name: card.watts for card in gpus.CARDS.values()},
-}
 
 
 class Exported(NamedTuple):
@@ -121,7 +115,9 @@ def usage(config: config_lib.Config) -> tuple[str, str]:
   return kind, PIPELINE.format(task=kind, text=WORDS)
 
 
-def history(log: pathlib.Path, manifest: dict[str, Any]) -> dict[str, str]:
+def history(
+  log: pathlib.Path, manifest: dict[str, Any], watts: Mapping[str, float]
+) -> dict[str, str]:
   """Returns in words what a run's log says up to the checkpoint of a manifest, by name."""
   records = (
     [r for r in jsonl.records(log) if r['step'] <= manifest['step']] if log.is_file() else []
@@ -135,14 +131,14 @@ def history(log: pathlib.Path, manifest: dict[str, Any]) -> dict[str, str]:
     return f'{found[name]:.4f} nats per token, at step {found["step"]:,}' if found else NOT_MEASURED
 
   wall = last(metrics.WALL)
-  spent = energy(manifest, wall[metrics.WALL]) if wall else NOT_MEASURED
+  spent = energy(manifest, wall[metrics.WALL], watts) if wall else NOT_MEASURED
   return {'Training loss': loss('train/loss'), 'Held-out loss': loss('eval/loss'), 'Energy': spent}
 
 
-def energy(manifest: dict[str, Any], seconds: float) -> str:
-  """Returns in words what the devices of a run took in that time, if their watts are published."""
-  kind, devices = manifest.get('device_kind'), math.prod(manifest.get('mesh', {}).values())
-  if kind not in WATTS:
+def energy(manifest: dict[str, Any], seconds: float, watts: Mapping[str, float]) -> str:
+  """Returns in words what the devices of a run took in that time, if their watts are known."""
+  kind, devices = str(manifest.get('device_kind')), math.prod(manifest.get('mesh', {}).values())
+  if kind not in watts:
     return NOT_MEASURED
-  kwh = WATTS[kind] * devices * seconds / 3.6e6
-  return f'about {kwh:.3g} kWh: {devices} {kind} at {WATTS[kind]:.0f} W for {seconds / 3600:.3g} h'
+  kwh = watts[kind] * devices * seconds / 3.6e6
+  return f'about {kwh:.3g} kWh: {devices} {kind} at {watts[kind]:.0f} W for {seconds / 3600:.3g} h'
