@@ -17,6 +17,7 @@ from t5lite import config as config_lib
 from t5lite import errors
 
 WAYS = {('decoder', 'encoder'), ('decoder', 'encoder_decoder')}
+ADAPTER = ('.lora_a', '.lora_b')
 OF_A_HEAD = {'num_labels', 'pooler', 'spans'}  # another one has another output
 # Fields that are no part of the function.
 OF_THE_RUN = {
@@ -82,6 +83,9 @@ def told(
 ) -> str:
   """Returns in one line what was done."""
   new = [path for path, origin in found.items() if origin is None]
+  adapters = [path for path in new if path.endswith(ADAPTER)]
+  new = [path for path in new if path not in adapters]
+  new += [f'{len(adapters)} arrays of adapters'] if adapters else []
   unused = sorted(set(given) - set(found.values()))
   parts = [f'{name} {before!r} -> {after!r}' for name, (before, after) in fields.items()]
   parts += [f'new: {", ".join(new)}'] if new else []

@@ -11,6 +11,7 @@ import pytest
 
 import families
 import interop_cases
+from t5lite import adaptation
 from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import initial
@@ -208,3 +209,8 @@ def test_what_cannot_be_read_is_one_line(spoil, origins, tmp_path):
     initial.Initial(run_config(GPT2, folder))
   line = {'absent': 'no checkpoint: .*hf: give', 'damaged': 'no weights: .*hf has no'}[spoil]
   assert re.search(line, str(caught.value))
+
+
+def test_adapters_are_told_by_their_number():
+  found = {'a.kernel': 'a.kernel', 'a.lora_a': None, 'a.lora_b': None, 'b.scale': None}
+  assert adaptation.told({}, found, ['a.kernel']) == 'new: b.scale, 2 arrays of adapters'
