@@ -247,7 +247,7 @@ def export(f: Flags) -> None:
 
 
 def define_import(f: Flags) -> None:
-  flags.DEFINE_string('from', None, 'folder of transformers', flag_values=f, required=True)
+  flags.DEFINE_string('from', None, 'folder of transformers, or T5X', flag_values=f, required=True)
   flags.DEFINE_string('workdir', None, 'new directory of the run', flag_values=f, required=True)
   help = 'config file for all but the model; without, a usual one of the family'
   flags.DEFINE_string('config', '', help, flag_values=f)

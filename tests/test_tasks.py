@@ -258,6 +258,7 @@ def test_a_wrong_task_shows_at_once(changes, what):
     ({'source': 'jsonl:/nowhere'}, 'no such file'),
     ({'source': 'text:/nowhere'}, 'not a source of rows'),
     ({'source': 'jsonl:$T5LITE_NOT_SET/x'}, 'variable not set'),
+    ({'source': 'jsonl:~/t5lite.none'}, r'no such file: ~/t5lite.none \(/.*/t5lite.none\): give'),
     ({'preprocess': 'json:nothing'}, 'no such function'),
   ],
 )

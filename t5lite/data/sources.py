@@ -138,7 +138,8 @@ def find(where: str) -> list[str]:
   if not files:
     is_directory = pathlib.Path(where).expanduser().is_dir()
     remedy = f"name its files: '{where.rstrip('/')}/*'" if is_directory else 'give a path or a glob'
-    raise errors.DataError('a directory' if is_directory else 'no such file', where, remedy)
+    shown = where if path == where else f'{where} ({path})'
+    raise errors.DataError('a directory' if is_directory else 'no such file', shown, remedy)
   return files
 
 
