@@ -110,7 +110,8 @@ def evaluate(f: Flags) -> None:
     values = evaluate_lib.run(f.workdir)
     print(f'step {values["step"]}  {metrics.describe_evaluation(values)}')
   if f.output:
-    jsonl.replace(output, json.dumps(values, indent=2) + '\n')
+    with jsonl.disk_errors(output):
+      output.write_text(json.dumps(values, indent=2) + '\n')
 
 
 def define_tokenizer(f: Flags) -> None:
@@ -228,7 +229,9 @@ def plan(f: Flags) -> None:
     print(page.text(plan))
     made = plan.to_dict()
   if f.output:
-    jsonl.replace(pathlib.Path(f.output), json.dumps(made, indent=2) + '\n')
+    output = pathlib.Path(f.output)
+    with jsonl.disk_errors(output):
+      output.write_text(json.dumps(made, indent=2) + '\n')
 
 
 def define_export(f: Flags) -> None:
