@@ -259,6 +259,18 @@ def test_a_metric_that_no_evaluation_gives_shows_at_once(name, task, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+def test_a_head_for_labels_is_asked_for_nothing_else(task, tokenizer, tmp_path):
+  """Its outputs are no pieces of text: what came out would be nonsense."""
+  from t5lite.harness import workdir
+
+  config = make_config(task, HEAD)
+  with pytest.raises(errors.ConfigError, match='a head for labels fills no gaps: .*=2: use eval'):
+    decoding.marked(config, tokenizer, 'a [MASK]')
+  config_lib.save(config, tmp_path / 'config.json')  # told before parameters are looked for
+  with pytest.raises(errors.ConfigError, match='a head for labels knows no texts: .*num_labels=2'):
+    workdir.Workdir(tmp_path)
+
+
 def wrong(task, **changes):
   return dataclasses.replace(task, **changes)
 

@@ -62,7 +62,7 @@ def fill(
     params: parameters, on a bare device or sharded over the mesh that is set.
     tokenizer: of the run.
     text: with `[MASK]`, or for an encoder_decoder also `<extra_id_0>`, where something is missing.
-    top_k: number of candidates of a gap.
+    top_k: number of candidates of a gap; at most those that there are.
     max_tokens: most pieces of a span; a longer one is cut there, its probability the beginning's.
 
   Raises:
@@ -71,6 +71,7 @@ def fill(
   """
   errors.check_at_least('fill', {'top_k': top_k}, 1)
   inputs, marks = marked(config, tokenizer, text)
+  top_k = min(top_k, config.model.vocab_size)
   with sharding.whole_rows(params) as params:
     if config.model.architecture == 'encoder':
       return _fill_masks(config, params, tokenizer, inputs, top_k)
@@ -133,7 +134,7 @@ def _likeliest(model, params, rows_BxS, length, places_M, *, top_k) -> tuple[jax
   batch = {'encoder_input_tokens': rows_BxS, 'encoder_segment_ids': segments_BxS}
   hidden_BMD = models.hidden(models.roomy(model), params, batch)[:, places_M]
   logits_MV = decode.whole(models.logits(model, params, hidden_BMD))[0]
-  return jax.lax.top_k(jax.nn.softmax(logits_MV), min(top_k, logits_MV.shape[1]))
+  return jax.lax.top_k(jax.nn.softmax(logits_MV), top_k)
 
 
 def _fill_spans(config, params, tokenizer, inputs, marks, top_k, max_tokens) -> list[Gap]:

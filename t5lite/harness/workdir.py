@@ -57,9 +57,8 @@ class Workdir(model_lib.LM):
     if not workdir or others:
       where = ','.join(f'{name}={value}' for name, value in others.items()) or 'no workdir'
       raise errors.ConfigError('wrong model_args', where, 'use workdir=DIR and nothing else')
-    self._config = config = evaluate.load_config(workdir)
-    if config.model.num_labels:
-      where, remedy = f'model.num_labels={config.model.num_labels}', 'use t5lite evaluate --tasks'
+    if num_labels := evaluate.load_config(workdir).model.num_labels:
+      where, remedy = f'model.num_labels={num_labels}', 'use t5lite evaluate --tasks'
       raise errors.ConfigError('a head for labels knows no texts', where, remedy)
     self._trained = evaluate.load(workdir)
     self._config = config = self._trained.config
