@@ -81,7 +81,8 @@ def attention_flops(model: config_lib.Model, queries: int, keys: int) -> int:
 
 def head_flops(model: config_lib.Model, length: int) -> int:
   """Returns those of the output layer at `length` positions."""
-  dense = model.d_model if (model.pooler if model.num_labels else model.mlm_head) else 0
+  pooler = model.num_labels and model.pooler
+  dense = model.d_model if model.has_mlm_layers or pooler else 0
   return 2 * length * model.d_model * (model.num_outputs + dense)
 
 

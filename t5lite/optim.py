@@ -115,10 +115,12 @@ def trained(config: config_lib.Config, params: Any) -> Any:
       f'use paths such as {names[0]} or {names[0].partition(".")[0]}.*',
     )
 
+  heads = ('label_head', 'mlm_head') if config.model.num_labels else ()
+
   def changes(path: Any, _: Any) -> bool:
     names = _names(path)
     frozen = any(fnmatch.fnmatchcase('.'.join(names), each) for each in config.optim.frozen)
-    adapted = names[-1] in ('lora_a', 'lora_b') or names[0] == 'label_head'
+    adapted = names[-1] in ('lora_a', 'lora_b') or names[0] in heads
     return not frozen and (adapted or not config.model.lora_rank)
 
   tree = jax.tree_util.tree_map_with_path(changes, params)

@@ -88,6 +88,39 @@ def bert(*, vocab_size: int, num_layers: int, d_model: int, max_length: int = 51
   )
 
 
+def modernbert(
+  *,
+  vocab_size: int,
+  num_layers: int,
+  d_model: int,
+  d_ff: int,
+  local_window: int = 65,
+  global_every: int = 3,
+) -> Model:
+  """ModernBERT (Warner et al. 2024): GeGLU, rotary positions, pre-LayerNorm, local layers.
+
+  A token of a local layer sees those fewer than `local_window` away: 65 is the window of 128.
+  """
+  return dataclasses.replace(
+    modern(
+      architecture='encoder',
+      vocab_size=vocab_size,
+      num_layers=num_layers,
+      d_model=d_model,
+      d_ff=d_ff,
+      num_heads=d_model // 64,
+      num_kv_heads=d_model // 64,
+      head_dim=64,
+      local_window=local_window,
+      global_every=global_every,
+    ),
+    norm='layer',
+    embedding_norm=True,
+    rotary_base=160_000.0,
+    local_rotary_base=10_000.0,
+  )
+
+
 def gpt2(
   *, vocab_size: int, num_layers: int, d_model: int, num_heads: int, max_length: int = 1024
 ) -> Model:

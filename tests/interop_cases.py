@@ -33,6 +33,11 @@ BERT_HEADS = {
   'bert_tokens': families.odd(families.BERT, **LABELS, num_labels=9),
   'bert_spans': families.odd(families.BERT, **LABELS, num_labels=2, spans=True),
 }
+MODERNBERT_HEADS = {
+  'modernbert_pooled': dataclasses.replace(MODERNBERT, num_labels=3, pooler=True),
+  'modernbert_tokens': dataclasses.replace(MODERNBERT, num_labels=9),
+  'modernbert_spans': dataclasses.replace(MODERNBERT, num_labels=2, spans=True),
+}
 HEADS = {
   **BERT_HEADS,
   **{
@@ -40,7 +45,8 @@ HEADS = {
     for name, model in BERT_HEADS.items()
   },
 }
-PADS = {'roberta': 1, **dict.fromkeys(HEADS.keys() - BERT_HEADS.keys(), 1)}  # of the others 0
+PADS = dict.fromkeys(['roberta', *(HEADS.keys() - BERT_HEADS.keys())], 1)  # of the others 0
+HEADS |= MODERNBERT_HEADS
 MODELS = {
   't5_1_0': families.MODELS['t5_1_0'],
   't5_1_1': families.MODELS['t5_1_1'],
@@ -53,6 +59,7 @@ MODELS = {
   'modernbert_encoder': dataclasses.replace(
     MODERNBERT, mlm_head=False, global_every=2, local_window=2, activation='silu'
   ),
+  'modernbert_global': dataclasses.replace(MODERNBERT, local_window=0, global_every=1),
   'llama': LLAMA,
   'llama_tied_biased': dataclasses.replace(
     LLAMA, tie_embeddings=True, use_bias=True, rotary_base=500.0, activation='gelu_tanh'

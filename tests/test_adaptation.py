@@ -46,13 +46,18 @@ def run_config(model: config_lib.Model, init_from: object) -> config_lib.Config:
   return dataclasses.replace(config, init_from=str(init_from))
 
 
+def drawn_params(first: initial.Initial, model: config_lib.Model):
+  """Returns the parameters that a run begins with."""
+  one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  shapes = initial.abstract_params(model)
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
+  return first.params(abstract, jax.random.key(3))
+
+
 def first_params(model: config_lib.Model, init_from: object):
   """Returns the parameters that a run begins with, by path, and what it says of them."""
   first = initial.Initial(run_config(model, init_from))
-  one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
-  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
-  return first.params(abstract, jax.random.key(3)), first.told
+  return drawn_params(first, model), first.told
 
 
 def assert_same(got, expected) -> None:
@@ -137,10 +142,7 @@ def head_from(folder, task: str, **changes):
     model, 'corpus', '', ['data.input_length=64', f'data.source={task}']
   )
   first = initial.Initial(dataclasses.replace(config, init_from=str(folder)))
-  one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
-  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
-  return first.params(abstract, jax.random.key(3))['label_head'], first.told
+  return drawn_params(first, model)['label_head'], first.told
 
 
 @pytest.mark.parametrize('kind', ['run', 'out'])
@@ -170,6 +172,27 @@ def test_a_head_for_the_same_labels_is_taken_over_and_another_is_new(kind, tmp_p
       assert ('new: ' in told) == (order is None)
       if order:
         np.testing.assert_array_equal(got['output']['kernel'], given['output']['kernel'][:, order])
+
+
+def test_the_labels_of_a_modernbert_stand_behind_the_layers_that_filled_masks(tmp_path):
+  """As in transformers, whose names for both heads' dense layer and norm are the same."""
+  old = dataclasses.replace(interop_cases.MODERNBERT, vocab_size=8192)
+  given = interop_cases.float32(old)
+  interop_cases.write_workdir(tmp_path / 'run', old, given, with_tokenizer=True)
+  interop.export(tmp_path / 'run', tmp_path / 'out')
+  new = dataclasses.replace(old, num_labels=3, pooler=True)
+  config = importing.run_config(
+    new, 'corpus', '', ['data.input_length=64', 'data.source=task:glue_mnli']
+  )
+  for kind in ('run', 'out'):
+    first = initial.Initial(dataclasses.replace(config, init_from=str(tmp_path / kind)))
+    params = drawn_params(first, new)
+    assert first.told.endswith(
+      '; new: label_head.output.bias, label_head.output.kernel; left out: mlm_head.bias'
+    )
+    assert params['mlm_head'].keys() == {'dense', 'norm'}
+    for part in ('dense', 'norm'):
+      assert_same(params['mlm_head'][part], given['mlm_head'][part])
 
 
 def test_what_differs_without_parameters_is_told(origins):

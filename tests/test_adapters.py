@@ -24,8 +24,12 @@ MODELS = {
   'bert': dataclasses.replace(
     presets.bert(**SIZES | {'d_model': 128}, max_length=16), num_labels=2
   ),
+  'modernbert': dataclasses.replace(
+    presets.modernbert(**SIZES | {'d_model': 128}, d_ff=40), num_labels=2
+  ),
 }
-KINDS = {'t5': 'span_corruption', 'gpt': 'causal_lm', 'bert': 'mlm'}
+KINDS = {'t5': 'span_corruption', 'gpt': 'causal_lm', 'bert': 'mlm', 'modernbert': 'mlm'}
+HEAD = ('label_head', 'mlm_head')  # of an encoder
 
 
 def make_config(family: str, rank=0, frozen=(), **parallel) -> config_lib.Config:
@@ -119,10 +123,10 @@ def test_only_adapters_and_the_head_for_labels_are_trained(family, parallel):
   before, after = (stored.flat(state.params) for state in (old, new))
   changed = {path for path in before if (before[path] != after[path]).any()}
   # At first B is 0, so A has no gradient yet.
-  assert changed == {p for p in before if p.endswith('lora_b') or p.startswith('label_head')}
+  assert changed == {p for p in before if p.endswith('lora_b') or p.startswith(HEAD)}
   moments = optax.tree.get(new.opt_state, 'mu')
   kept = {path for path, x in stored.flat(moments).items() if hasattr(x, 'shape')}
-  assert {path.split('.')[-1] for path in kept if 'label_head' not in path} == {'lora_a', 'lora_b'}
+  assert {path.split('.')[-1] for path in kept if not path.startswith(HEAD)} == {'lora_a', 'lora_b'}
   assert np.isfinite(values['train/loss'])
 
 

@@ -25,6 +25,9 @@ FAMILIES = {
   'gpt2': presets.gpt2(vocab_size=240, num_layers=2, d_model=64, num_heads=2),
   'modern_decoder': presets.modern(architecture='decoder', **GROUPED),
   'modern_encoder': presets.modern(architecture='encoder', **GROUPED),
+  'modernbert': presets.modernbert(
+    vocab_size=240, num_layers=2, d_model=64, d_ff=96, local_window=8, global_every=2
+  ),
   'modern_encoder_decoder': presets.modern(architecture='encoder_decoder', **GROUPED),
   # Of as many places as choices: the empty ones are no model FLOPs.
   'gpt2_moe': presets.gpt2(vocab_size=240, num_layers=2, d_model=64, num_heads=2),

@@ -186,7 +186,7 @@ def test_older_names_copies_and_buffers_are_read(name, copied, tmp_path):
 MNLI = {'0': 'CONTRADICTION', '1': 'Entailment', '2': 'neutral'}  # not in the task's order
 
 
-@pytest.mark.parametrize('name', ['bert_pooled', 'roberta_pooled'])
+@pytest.mark.parametrize('name', ['bert_pooled', 'roberta_pooled', 'modernbert_pooled'])
 def test_labels_take_the_order_of_the_task(name, copied, tmp_path):
   """By hand: a head that says contradiction first does glue_mnli, which says it last."""
   folder, model = copied(name), interop_cases.MODELS[name]
@@ -211,16 +211,17 @@ def test_labels_without_names_stay_as_they_are():
     assert labels.order(other, ['no', 'yes']) is None
 
 
-@pytest.mark.parametrize('name', ['bert_pooled', 'roberta_spans'])
+@pytest.mark.parametrize('name', ['bert_pooled', 'roberta_spans', 'modernbert_tokens'])
 def test_a_head_can_be_left_out(name, copied, tmp_path):
   sets = ['model.num_labels=0']
   made = interop.import_model(copied(name), tmp_path / 'new', overrides=sets)
-  output = 'qa_outputs' if name.endswith('spans') else 'classifier'
+  output = 'qa_outputs' if name == 'roberta_spans' else 'classifier'
   assert {f'{output}.weight', f'{output}.bias'} <= set(made.left_out)
   model = config_lib.load(tmp_path / 'new/config.json').model
-  assert not (model.num_labels or model.pooler or model.spans)
+  assert not (model.num_labels or model.pooler or model.spans or model.mlm_head)
   expected = interop_cases.float32(interop_cases.MODELS[name])
-  del expected['label_head']
+  for head in ('label_head', 'mlm_head'):
+    expected.pop(head, None)
   assert_same(interop_cases.read_params(tmp_path / 'new', model), expected)
 
 
@@ -353,6 +354,18 @@ def test_a_config_with_values_of_other_kinds_is_one_line(changes, copied, tmp_pa
   assert err.count('\n') == 1 and 'not a model of t5lite: ' in err and 'config.json: ' in err, err
 
 
+def test_a_mean_of_tokens_is_refused_where_a_head_reads_it(exported, tmp_path, capsys):
+  """ModernBERT's own config says mean, which its masked-LM head does not read."""
+  for name, code in (('modernbert', 0), ('modernbert_tokens', 0), ('modernbert_pooled', 66)):
+    folder = pathlib.Path(shutil.copytree(exported / f'{name}.hf', tmp_path / name))
+    set_config(folder, classifier_pooling='mean')
+    sets = [f'--set={each}' for each in interop_cases.task_of(name)]
+    assert (
+      main.main(['import', f'--from={folder}', f'--workdir={tmp_path}/{name}.run', *sets]) == code
+    )
+  assert "classifier_pooling='mean': only 'cls' can be imported" in capsys.readouterr().err
+
+
 T5, BERT = interop_cases.MODELS['t5_1_1'], interop_cases.MODELS['bert']
 GPT2, LLAMA = interop_cases.MODELS['gpt2'], interop_cases.MODELS['llama']
 UNKNOWN = {
@@ -364,9 +377,13 @@ UNKNOWN = {
   "model.norm='rms': ModernBert.* has norm='layer'": (interop_cases.MODERNBERT, dict(norm='rms')),
   'model.num_token_types=0: Bert.* has num_token_types=1': (BERT, dict(num_token_types=0)),
   'model.head_dim=7: GPT2.* has head_dim=5': (GPT2, dict(head_dim=7)),
-  'model.num_labels=3: ModernBert.* has num_labels=0': (
+  'model.mlm_head=False model.pooler=True .*: ModernBert.* has mlm_head=True pooler=True': (
+    interop_cases.HEADS['modernbert_pooled'],
+    dict(mlm_head=False),
+  ),
+  'model.global_every=3: ModernBert.* has global_every=1': (
     interop_cases.MODERNBERT,
-    dict(num_labels=3),
+    dict(local_window=0),
   ),
   'model.local_window=3: Llama.* has local_window=0': (LLAMA, dict(local_window=3)),
   'model.d_model=14: Llama.* has d_model=12': (LLAMA, dict(d_model=14)),

@@ -43,7 +43,9 @@ class Model:
   mlm_head: bool = False  # BERT: dense, activation, norm before the output, and an output bias
   # Of an encoder: outputs of its head for tasks, in place of the vocabulary's; 0: none.
   num_labels: int = 0
-  pooler: bool = False  # with num_labels: dense and tanh before it (BERT, of its first token)
+  # With num_labels: the first token's are the text's, behind dense and tanh (BERT) or, with
+  # norm_order 'pre', the masked-LM head's layers, which the labels of words have, too (ModernBERT).
+  pooler: bool = False
   spans: bool = False  # with num_labels=2: they say where a span begins, and where it ends
   # Of adapters beside the matrices of attention and mlp (Hu et al. 2021); 0: none.
   lora_rank: int = 0
@@ -171,6 +173,11 @@ class Model:
   def num_outputs(self) -> int:
     """What the output layer gives for a token: a number for each label, or for the vocabulary's."""
     return self.num_labels or self.vocab_size
+
+  @property
+  def has_mlm_layers(self) -> bool:
+    """Whether dense, activation and norm stand before the output: for labels, ModernBERT's do."""
+    return self.mlm_head and (not self.num_labels or self.norm_order == 'pre')
 
   @property
   def num_sparse_layers(self) -> int:

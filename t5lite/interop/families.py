@@ -65,6 +65,9 @@ def to_huggingface(family: Family, model: config_lib.Model) -> Tree:
   wanted |= {} if family.heads else {'num_labels': 0}
   for field, value in wanted.items():
     _check_field(family, fields, {field: value})
+  _check_field(
+    family, fields, *(family.heads if model.num_labels else family.architectures).values()
+  )
   hf = {'architectures': [architecture(family, model)], 'model_type': family.model_type}
   hf |= {**family.constants, **{key: fields[field] for key, field in family.fields.items()}}
   for key, choices in family.choices.items():

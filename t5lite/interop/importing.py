@@ -97,7 +97,8 @@ def run_config(
   for override in overrides:
     tree = strict.override(config_lib.Config, tree, override)
   if not tree['model']['num_labels']:  # the head was left out
-    tree['model'] = {**tree['model'], 'pooler': False, 'spans': False}
+    kept = tree['model']['mlm_head'] and not model.num_labels
+    tree['model'] = {**tree['model'], 'pooler': False, 'spans': False, 'mlm_head': kept}
   return strict.from_dict(config_lib.Config, tree)
 
 

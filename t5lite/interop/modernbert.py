@@ -1,14 +1,16 @@
 """ModernBERT (Warner et al. 2024), and Ettin's encoders."""
 
 from t5lite import config as config_lib
+from t5lite.interop import bert
 from t5lite.interop import family
 from t5lite.interop import tables
 
 GLOBAL, LOCAL = 'full_attention', 'sliding_attention'
+TEXTS = 'ModernBertForSequenceClassification'
 
 
 def entries(model: config_lib.Model) -> list[tables.Entry]:
-  """Returns the tensors of ModernBertForMaskedLM or, without the head, of ModernBertModel."""
+  """Returns the tensors of ModernBertForMaskedLM, of a class with labels, or of ModernBertModel."""
   prefix = 'model.' if model.mlm_head else ''
   layer, layers = f'{prefix}layers.{{}}', 'encoder.layers'
   three = tuple(f'{layers}.attention.{part}.kernel' for part in ('query', 'key', 'value'))
@@ -30,12 +32,13 @@ def entries(model: config_lib.Model) -> list[tables.Entry]:
   ]
   if not model.mlm_head:
     return made
-  return [
-    *made,
+  made += [
     *tables.linear('head.dense', 'mlm_head.dense'),
     tables.Entry('head.norm.weight', ('mlm_head.norm.scale',)),
-    tables.Entry('decoder.bias', ('mlm_head.bias',)),
   ]
+  if model.num_labels:
+    return [*made, *tables.biased('classifier', 'label_head.output')]
+  return [*made, tables.Entry('decoder.bias', ('mlm_head.bias',))]
 
 
 def _types(num_layers: int, every: int) -> list[str]:
@@ -57,8 +60,11 @@ def _read(hf: family.Tree) -> family.Tree:
     hf[key] = said.get('rope_theta', hf.get(key, base))
     if (name := said.get('rope_type', 'default')) != 'default':
       hf['rope_type'] = name
+  if TEXTS not in (hf.get('architectures') or ()):  # the only one that reads it
+    hf.pop('classifier_pooling', None)
   # It sees keys up to half of it away, ours keys less than the window away.
-  return {**hf, 'local_attention': hf.get('local_attention', 128) // 2 + 1}
+  window = hf.get('local_attention', 128) // 2 + 1
+  return {**hf, 'local_attention': 0 if hf['global_attn_every_n_layers'] == 1 else window}
 
 
 def _write(hf: family.Tree) -> family.Tree:
@@ -69,7 +75,7 @@ def _write(hf: family.Tree) -> family.Tree:
   bases = {GLOBAL: hf['global_rope_theta'], LOCAL: hf['local_rope_theta']}
   rope = {name: {'rope_type': kind, 'rope_theta': base} for name, base in bases.items()}
   types = _types(hf['num_hidden_layers'], hf['global_attn_every_n_layers'])
-  window = 2 * (hf['local_attention'] - 1)
+  window = 2 * max(hf['local_attention'] - 1, 0)
   return {**hf, 'rope_parameters': rope, 'layer_types': types, 'local_attention': window}
 
 
@@ -78,6 +84,11 @@ MODERNBERT = family.Family(
   architectures={
     'ModernBertForMaskedLM': {'mlm_head': True},
     'ModernBertModel': {'mlm_head': False},
+  },
+  heads={
+    TEXTS: {'mlm_head': True, **bert.POOLED},
+    'ModernBertForTokenClassification': {'mlm_head': True, **bert.TOKENS},
+    'ModernBertForQuestionAnswering': {'mlm_head': True, **bert.SPANS},
   },
   fields={
     'vocab_size': 'vocab_size',
@@ -120,6 +131,7 @@ MODERNBERT = family.Family(
     'decoder_bias': True,
     'tie_word_embeddings': True,
     'rope_type': 'default',
+    'classifier_pooling': 'cls',
   },
   defaults={
     'norm_eps': 1e-5,
@@ -131,7 +143,7 @@ MODERNBERT = family.Family(
   },
   implied=lambda fields: {
     **family.square_heads(fields),
-    'local_window': max(fields['local_window'], 1),
+    'global_every': fields['global_every'] if fields['local_window'] else 1,
   },
   entries=entries,
   read=_read,

@@ -21,14 +21,15 @@ from t5lite.models import stack
 
 
 class MlmHead(nnx.Module):
-  """BERT's output before the tied matrix: dense, activation, norm; and the output bias."""
+  """BERT's output before the tied matrix: dense, activation, norm; and the vocabulary's bias."""
 
   def __init__(self, model: config.Model, rngs: nnx.Rngs):
     self.model = model
     # 'E' is D again: a kernel from the model's width to itself.
     self.dense = layers.Linear(model, 'BTD,DE->BTE', (model.d_model, model.d_model), rngs())
     self.norm = layers.Norm(model)
-    self.bias = layers.constant(0.0, 'V', (model.vocab_size,))
+    labels = model.num_labels > 0
+    self.bias = None if labels else layers.constant(0.0, 'V', (model.vocab_size,))
 
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     return self.norm(layers.activate(self.model, self.dense(x_BTD)))
@@ -41,7 +42,7 @@ class LabelHead(nnx.Module):
     width, labels = model.d_model, model.num_labels
     self.pooler = (
       layers.Linear(model, 'BTD,DE->BTE', (width, width), rngs(), use_bias=True)
-      if model.pooler
+      if model.pooler and not model.has_mlm_layers
       else None
     )
     self.output = layers.Linear(model, 'BTD,DV->BTV', (width, labels), rngs(), use_bias=True)
@@ -73,7 +74,7 @@ class Transformer(nnx.Module):
     self.decoder = stack.Stack(model, depth, rngs, causal=True, cross=both) if decodes else None
     labels = model.num_labels > 0
     self.label_head = LabelHead(model, rngs) if labels else None
-    self.mlm_head = MlmHead(model, rngs) if model.mlm_head and not labels else None
+    self.mlm_head = MlmHead(model, rngs) if model.has_mlm_layers else None
     shape = (model.d_model, model.vocab_size)
     self.lm_head = (
       None
@@ -122,18 +123,17 @@ class Transformer(nnx.Module):
 
   def output(self, x_BTD: jax.Array) -> Output:
     """Returns the output layer, for hidden states."""
+    if self.mlm_head is not None:
+      x_BTD = self.mlm_head(x_BTD)
     if self.label_head is not None:
       x_BTD, last = self.label_head(x_BTD), self.label_head.output
       assert last.bias is not None
       return Output(x_BTD.astype(self.model.dtype), last.kernel[...], last.bias[...])
-    bias_V = None
-    if self.mlm_head is not None:
-      x_BTD = self.mlm_head(x_BTD)
-      bias_V = self.mlm_head.bias[...]
+    bias = None if self.mlm_head is None else self.mlm_head.bias
     if self.lm_head is None and self.model.scale_tied_logits:
       x_BTD = x_BTD * self.model.d_model**-0.5
     kernel = self.token_embed.embedding if self.lm_head is None else self.lm_head.kernel
-    return Output(x_BTD.astype(self.model.dtype), kernel[...], bias_V)
+    return Output(x_BTD.astype(self.model.dtype), kernel[...], None if bias is None else bias[...])
 
   def logits(self, x_BTD: jax.Array) -> jax.Array:
     """Returns float32 logits [B, T, V] of hidden states."""

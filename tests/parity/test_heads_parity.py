@@ -25,12 +25,18 @@ POOLED = dataclasses.replace(interop_cases.HEADS['bert_pooled'], **SIZES, num_la
 TAGS = dataclasses.replace(interop_cases.HEADS['bert_tokens'], **SIZES)
 SPANS = dataclasses.replace(interop_cases.HEADS['bert_spans'], **SIZES)
 BARE = dataclasses.replace(POOLED, pooler=False)  # a task of texts, without BERT's dense and tanh
+MODERN = {
+  name: dataclasses.replace(interop_cases.HEADS[f'modernbert_{name}'], vocab_size=8192)
+  for name in ('pooled', 'tokens', 'spans')
+}
+MODERN['pooled'] = dataclasses.replace(MODERN['pooled'], num_labels=2)
 CASES = {
   'pooled': (POOLED, 'glue_rte', ('A text.', 'Another.'), 'text-classification'),
   'bare': (BARE, 'glue_rte', ('A text.', 'Another.'), 'text-classification'),
   'tokens': (TAGS, 'conll2003', ('A few words.',), 'token-classification'),
   'spans': (SPANS, 'squad', ('Who sails?', 'The old man sails the sea.'), 'question-answering'),
 }
+CASES |= {f'modernbert_{name}': (model, *CASES[name][1:]) for name, model in MODERN.items()}
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -59,7 +65,7 @@ def test_the_code_of_a_card_gives_our_answer(case, tmp_path, monkeypatch):
   names = tasks.find(task).labels
   logits_TV = logits_BTV[0, : kept_N[0] + 2]
   best_T = logits_TV.argmax(axis=-1)
-  match case:
+  match case.removeprefix('modernbert_'):
     case 'pooled':
       answer = ast.literal_eval(said)
       answer = answer[0] if isinstance(answer, list) else answer
