@@ -242,9 +242,8 @@ def define_export(f: Flags) -> None:
 def export(f: Flags) -> None:
   backend.use_cpu()
   from t5lite import interop
-  from t5lite import planning
 
-  made = interop.export(f.workdir, f.output, watts=planning.published_watts())
+  made = interop.export(f.workdir, f.output)
   print(f'{f.output}: {made.architecture}, {made.num_params:,} parameters, step {made.step:,}')
   print(f'tokenizer: {made.tokenizer}')
 

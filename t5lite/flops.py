@@ -1,4 +1,4 @@
-"""Model FLOPs of a training step and peak FLOPs of devices: the two halves of MFU.
+"""Model FLOPs of a training step, peak FLOPs of devices (the two halves of MFU) and their watts.
 
 Counted as in Chowdhery et al. 2022, appendix B: a multiplication and an addition are two, the
 backward pass is two forward passes, attention counts in full (causal or local, too), and look-ups,
@@ -36,6 +36,23 @@ PEAK_FLOPS = {
   'NVIDIA H200': 989.4e12,
   'NVIDIA H200 NVL': 835.5e12,
   'NVIDIA B200': 2250e12,
+}
+# Watts of one JAX device. GPU: the published maximum (TDP), in the same data sheets. TPU v4: the
+# mean that Google Cloud's documentation gives. Of other TPUs nothing is published: assumed.
+WATTS = {
+  'TPU v4': 170.0,
+  'TPU v5 lite': 200.0,
+  'TPU v5e': 200.0,
+  'TPU v5': 400.0,
+  'TPU v5p': 400.0,
+  'TPU v6 lite': 300.0,
+  'TPU v6e': 300.0,
+  'TPU7x': 450.0,
+  'NVIDIA A100-SXM4-40GB': 400.0,
+  'NVIDIA A100-SXM4-80GB': 400.0,
+  'NVIDIA H100 80GB HBM3': 700.0,
+  'NVIDIA H200': 700.0,
+  'NVIDIA B200': 1000.0,
 }
 
 

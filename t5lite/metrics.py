@@ -15,7 +15,8 @@ from t5lite import jsonl
 from t5lite import progress
 
 METRICS, SAMPLES, TENSORBOARD = 'metrics.jsonl', 'samples.jsonl', 'tensorboard'
-WALL = 'train/wall_seconds'
+WALL, ENERGY = 'train/wall_seconds', 'train/energy_kwh'
+JOULES_PER_KWH = 3.6e6
 SHOWN_CHARACTERS = 240  # of a sample on the terminal; samples.jsonl keeps all of it
 
 
@@ -31,6 +32,7 @@ class Writer:
     total_steps: steps of the whole run.
     steps_done: steps that the run has behind it, 0 for a new one.
     main_process: the other processes write and show nothing.
+    watts: of all devices together; 0: not known.
 
   Raises:
     DataError: a log of the workdir is damaged.
@@ -44,8 +46,9 @@ class Writer:
     *,
     steps_done: int,
     main_process: bool = True,
+    watts: float = 0.0,
   ):
-    self._main = main_process
+    self._main, self._watts = main_process, watts
     if not main_process:
       return
     from t5lite import tensorboard
@@ -73,7 +76,8 @@ class Writer:
     """Logs slash-named scalars (numbers, numpy or device values) of the state after `step`.
 
     Fetches device values, so it waits for the step that makes them: call it once the next step is
-    dispatched. Adds `train/wall_seconds`, the time since the run's first start that is not lost.
+    dispatched. Adds `train/wall_seconds`, the time since the run's first start that is not lost,
+    and `train/energy_kwh`, what the devices take in it if they always take their watts.
     """
     if not self._main:
       return
@@ -81,6 +85,8 @@ class Writer:
 
     record = {name: float(value) for name, value in jax.device_get(dict(values)).items()}
     record[WALL] = time.monotonic() - self._started
+    if self._watts:
+      record[ENERGY] = self._watts * record[WALL] / JOULES_PER_KWH
     finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
     self._metrics.append({'step': step, **finite})
     self._events.scalars(step, record)

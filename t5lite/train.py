@@ -165,16 +165,22 @@ def run(config: config_lib.Config, workdir: str | pathlib.Path) -> State:
     state = start(config, mesh, dataset, checkpointer, first)
     done = int(jax.device_get(state.step))
     write_config(config, workdir)
-    main = jax.process_index() == 0
-    writer = metrics.Writer(workdir, config.train.steps, steps_done=done, main_process=main)
+    kind, num_devices = jax.devices()[0].device_kind, jax.device_count()
+    writer = metrics.Writer(
+      workdir,
+      config.train.steps,
+      steps_done=done,
+      main_process=jax.process_index() == 0,
+      watts=flops.WATTS.get(kind, 0.0) * num_devices,
+    )
     stack.enter_context(writer)
     if first is not None:
       writer.message(first.told)
     meter = metrics.Meter(
       tokens_per_step=tokens_per_step(config),
       flops_per_step=flops.model_flops(config),
-      peak_flops=flops.peak_flops(jax.devices()[0].device_kind),
-      num_devices=jax.device_count(),
+      peak_flops=flops.peak_flops(kind),
+      num_devices=num_devices,
       steps_done=done,
     )
     seen = metrics.evaluations(workdir, done)

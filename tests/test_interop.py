@@ -22,8 +22,9 @@ from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import evaluate
 from t5lite import interop
+from t5lite import flops
 from t5lite import main
-from t5lite import planning
+from t5lite import metrics
 from t5lite import models
 from t5lite import stored
 from t5lite.interop import card
@@ -398,13 +399,21 @@ def test_a_model_that_transformers_does_not_have_is_refused(line):
     families_lib.to_huggingface(families_lib.of_model(model), model)
 
 
-def test_a_card_says_what_published_watts_come_to():
-  run = {'mesh': {'data': 4, 'model': 2}, 'device_kind': 'TPU v5 lite'}
-  said = 'about 0.8 kWh: 8 TPU v5 lite at 200 W for 0.5 h'
-  watts = planning.published_watts()
-  assert card.energy(run, 1800.0, watts) == said
-  assert card.energy({**run, 'device_kind': 'cpu'}, 1800.0, watts) == 'not measured'
-  assert card.energy({}, 1800.0, watts) == 'not measured'  # an import
+def test_a_card_says_what_the_run_took_up_to_its_checkpoint(tmp_path):
+  log = tmp_path / 'metrics.jsonl'
+  assert card.history(log, {'step': 0})['Energy'] == 'not measured'  # an import
+  with metrics.Writer(tmp_path, 30, steps_done=0) as writer:  # on a CPU
+    writer.write(10, {'train/loss': 2.0})
+  assert card.history(log, {'step': 10})['Energy'] == 'not measured'
+  with metrics.Writer(tmp_path, 30, steps_done=10, watts=8 * flops.WATTS['TPU v5 lite']) as writer:
+    writer._started -= 1800
+    writer.write(20, {'train/loss': 1.0})
+    writer._started -= 3600
+    writer.write(30, {'train/loss': 0.5})
+  said = card.history(log, {'step': 20})
+  assert said['Energy'].startswith('about 0.8 kWh in 0.5 h, ')  # 8 x 200 W x 0.5 h
+  assert said['Training loss'].startswith('1.0000 ')
+  assert card.history(log, {'step': 30})['Energy'].startswith('about 2.4 kWh in 1.5 h, ')
 
 
 def test_mt5_is_a_t5(copied, tmp_path):

@@ -99,7 +99,11 @@ def headlines(run: logs.Logs) -> list[tuple[str, str, str]]:
     ),
     ('MFU', number(run.median('train/mfu'), '{:.1%}'), 'model FLOPs / peak, median'),
     ('Compilation', number(run.last('train/compile_seconds'), '{:.1f} s'), ''),
-    ('Energy', number(run.last('train/energy_kwh'), '{:.3g} kWh'), ''),
+    (
+      'Energy',
+      number(run.last('train/energy_kwh'), '{:.3g} kWh'),
+      'estimate from the watts in t5lite/flops.py',
+    ),
   ]
   return [entry for entry in entries if entry[1]]
 

@@ -1,8 +1,6 @@
 """The model card of an export: what is known of the run, and nothing else."""
 
-from collections.abc import Mapping
 import json
-import math
 import pathlib
 import shlex
 from typing import Any, NamedTuple
@@ -115,9 +113,7 @@ def usage(config: config_lib.Config) -> tuple[str, str]:
   return kind, PIPELINE.format(task=kind, text=WORDS)
 
 
-def history(
-  log: pathlib.Path, manifest: dict[str, Any], watts: Mapping[str, float]
-) -> dict[str, str]:
+def history(log: pathlib.Path, manifest: dict[str, Any]) -> dict[str, str]:
   """Returns in words what a run's log says up to the checkpoint of a manifest, by name."""
   records = (
     [r for r in jsonl.records(log) if r['step'] <= manifest['step']] if log.is_file() else []
@@ -130,15 +126,14 @@ def history(
     found = last(name)
     return f'{found[name]:.4f} nats per token, at step {found["step"]:,}' if found else NOT_MEASURED
 
-  wall = last(metrics.WALL)
-  spent = energy(manifest, wall[metrics.WALL], watts) if wall else NOT_MEASURED
+  spent = energy(last(metrics.ENERGY))
   return {'Training loss': loss('train/loss'), 'Held-out loss': loss('eval/loss'), 'Energy': spent}
 
 
-def energy(manifest: dict[str, Any], seconds: float, watts: Mapping[str, float]) -> str:
-  """Returns in words what the devices of a run took in that time, if their watts are known."""
-  kind, devices = str(manifest.get('device_kind')), math.prod(manifest.get('mesh', {}).values())
-  if kind not in watts:
+def energy(record: dict[str, Any] | None) -> str:
+  """Returns in words what the devices of a run have taken, from its last record that says it."""
+  if record is None:
     return NOT_MEASURED
-  kwh = watts[kind] * devices * seconds / 3.6e6
-  return f'about {kwh:.3g} kWh: {devices} {kind} at {watts[kind]:.0f} W for {seconds / 3600:.3g} h'
+  hours = record[metrics.WALL] / 3600
+  kwh = f'about {record[metrics.ENERGY]:.3g} kWh in {hours:.3g} h'
+  return f'{kwh}, an estimate from the watts in t5lite/flops.py'

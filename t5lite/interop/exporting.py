@@ -1,11 +1,10 @@
 """From a workdir to a folder that transformers loads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
 import json
 import pathlib
-import types
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,7 @@ from t5lite.models import layers as layers_lib
 
 
 def export(
-  workdir: str | pathlib.Path,
-  output: str | pathlib.Path,
-  limit: int = tensors.LIMIT,
-  watts: Mapping[str, float] = types.MappingProxyType({}),
+  workdir: str | pathlib.Path, output: str | pathlib.Path, limit: int = tensors.LIMIT
 ) -> card.Exported:
   """Writes the checkpoint of a workdir (`stored.chosen`) as a folder of Hugging Face's.
 
@@ -38,7 +34,6 @@ def export(
     workdir: of a run.
     output: the folder, which must not exist.
     limit: bytes of a file of weights.
-    watts: of devices by device_kind, for the energy on the card.
 
   Raises:
     ConfigError: transformers has no such model, or the output exists.
@@ -63,7 +58,7 @@ def export(
     hf['max_position_embeddings'] = config.data.input_length
   num_params = sum(x.size for x in abstract.values())
   stored.check_room(output.parent, 4 * num_params, 'the weights')
-  history = card.history(pathlib.Path(workdir) / metrics.METRICS, manifest, watts)
+  history = card.history(pathlib.Path(workdir) / metrics.METRICS, manifest)
   command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
   slots = tables.slots(family.entries(model), {k: x.shape for k, x in abstract.items()})
   with folders.whole(output) as folder:

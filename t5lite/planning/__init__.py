@@ -17,15 +17,8 @@ from t5lite import train
 from t5lite.planning import abstract
 from t5lite.planning import bounds as bounds_lib
 from t5lite.planning import chips
-from t5lite.planning import gpus
 from t5lite.planning import program as program_lib
 from t5lite.planning import tpus
-
-
-def published_watts() -> dict[str, float]:
-  """Returns the watts of each known device_kind; `tpus` and `gpus` say from where they are."""
-  of_tpus = {kind: chip.watts for kind, chip in tpus.CHIPS.items()}
-  return of_tpus | {card.name: float(card.watts) for card in gpus.CARDS.values()}
 
 
 @dataclasses.dataclass(frozen=True)

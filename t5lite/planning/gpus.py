@@ -40,14 +40,13 @@ class Card:
   nvlinks: int
   nvlink_gb_per_second: int  # of all links, both ways
   nic_gbit_per_second: int
-  watts: int
   switch_reduces: bool = True
 
 
 # Multiprocessors, clock, L2: NVIDIA's architecture whitepapers of A100 (2020) and H100 (2022). None
 # has them of B200: 148 and 126 MB are as reported of a card (Chips and Cheese 2025), and the clock
 # follows from the 600 TFLOPs of float32 of HGX B200's eight.
-# Memory, NVLink, watts (TDP): the data sheets of A100 80GB SXM, H100 SXM, H200 SXM and DGX B200.
+# Memory, NVLink: the data sheets of A100 80GB SXM, H100 SXM, H200 SXM and DGX B200.
 # Shared memory, lanes: CUDA C++ Programming Guide, tables by compute capability.
 # NIC: an InfiniBand port for each GPU in DGX A100, DGX H100, DGX H200 and DGX B200.
 CARDS = {
@@ -64,7 +63,6 @@ CARDS = {
     nvlinks=12,
     nvlink_gb_per_second=600,
     nic_gbit_per_second=200,
-    watts=400,
     switch_reduces=False,
   ),
   'h100': Card(
@@ -78,7 +76,6 @@ CARDS = {
     nvlinks=18,
     nvlink_gb_per_second=900,
     nic_gbit_per_second=400,
-    watts=700,
   ),
   'h200': Card(
     name='NVIDIA H200',
@@ -91,7 +88,6 @@ CARDS = {
     nvlinks=18,
     nvlink_gb_per_second=900,
     nic_gbit_per_second=400,
-    watts=700,
   ),
   'b200': Card(
     name='NVIDIA B200',
@@ -104,7 +100,6 @@ CARDS = {
     nvlinks=18,
     nvlink_gb_per_second=1800,
     nic_gbit_per_second=400,
-    watts=1000,
   ),
 }
 KINDS = tuple(CARDS)
@@ -166,7 +161,7 @@ def chip(card: Card) -> chips.Chip:
     ici_bandwidth=card.nvlink_gb_per_second / ways * chips.GIGA,
     dcn_bandwidth=card.nic_gbit_per_second / bits * chips.GIGA,
     clock=None,
-    watts=card.watts,
+    watts=flops.WATTS[card.name],
     watts_source="the card's published maximum",
     switch_reduces=card.switch_reduces,
   )

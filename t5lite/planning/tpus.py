@@ -19,9 +19,9 @@ ASSUMED, MEAN = 'assumed: none is published', 'published mean'
 
 
 def _chip(
-  kind: str, hbm: float, ici: float, dcn: float, clock: float, watts: float, source: str = ASSUMED
+  kind: str, hbm: float, ici: float, dcn: float, clock: float, source: str = ASSUMED
 ) -> chips.Chip:
-  """Returns a Chip of gigabytes a second, gigabits a second of DCN, gigahertz and watts."""
+  """Returns a Chip of gigabytes a second, gigabits a second of DCN and gigahertz."""
   bits = 8
   return chips.Chip(
     peak_flops=flops.PEAK_FLOPS[kind],
@@ -29,7 +29,7 @@ def _chip(
     ici_bandwidth=ici * chips.GIGA,
     dcn_bandwidth=dcn * chips.GIGA / bits,
     clock=clock * chips.GIGA,
-    watts=watts,
+    watts=flops.WATTS[kind],
     watts_source=source,
   )
 
@@ -38,13 +38,12 @@ def _chip(
 # TPU documentation, the page of each version, read 2026-11. A TPU7x chip is two devices.
 # Clock: v4 1.05 GHz (Jouppi et al. 2023, table 4). Others are derived: peak FLOP/s over what the
 # matrix units do in a cycle (v5e 4 of 128 x 128, v5p 8; v6e and TPU7x 4 of 256 x 256 a device).
-# Watts: v4 is the documentation's mean. No figure is published for the others: assumed.
 CHIPS = {
-  'TPU v4': _chip('TPU v4', hbm=1228, ici=300, dcn=50, clock=1.05, watts=170, source=MEAN),
-  'TPU v5 lite': _chip('TPU v5 lite', hbm=819, ici=200, dcn=25, clock=1.5, watts=200),
-  'TPU v5': _chip('TPU v5', hbm=2765, ici=600, dcn=50, clock=1.75, watts=400),
-  'TPU v6 lite': _chip('TPU v6 lite', hbm=1640, ici=400, dcn=100, clock=1.75, watts=300),
-  'TPU7x': _chip('TPU7x', hbm=7380 / 2, ici=600 / 2, dcn=50, clock=2.2, watts=450),
+  'TPU v4': _chip('TPU v4', hbm=1228, ici=300, dcn=50, clock=1.05, source=MEAN),
+  'TPU v5 lite': _chip('TPU v5 lite', hbm=819, ici=200, dcn=25, clock=1.5),
+  'TPU v5': _chip('TPU v5', hbm=2765, ici=600, dcn=50, clock=1.75),
+  'TPU v6 lite': _chip('TPU v6 lite', hbm=1640, ici=400, dcn=100, clock=1.75),
+  'TPU7x': _chip('TPU7x', hbm=7380 / 2, ici=600 / 2, dcn=50, clock=2.2),
 }
 
 
