@@ -108,9 +108,9 @@ class Checkpointer:
       return False
     return not stored.split(stored.Checkpoint(self._workdir, self._last).manifest()['arrays'])[1]
 
-  def restore_params(self, abstract: Any) -> Any:
-    """Returns the newest parameters; as `stored.restore_params`."""
-    return stored.restore_params(self._workdir, abstract)[0]
+  def restore_params(self, abstract: Any) -> tuple[Any, stored.Manifest]:
+    """Returns the newest parameters and their manifest; as `stored.restore_params`."""
+    return stored.restore_params(self._workdir, abstract)
 
   def restore(self, abstract: Any) -> tuple[Any, stored.Manifest]:
     """Returns the newest state and its manifest.

@@ -201,23 +201,21 @@ def start(
   The new one's parameters come from an import into this workdir, from `first` or the seed.
   """
   abstract = sharding.shard_like(jax.eval_shape(functools.partial(init_state, config)), mesh)
-  imported = checkpointer.has_params_only()
-  if checkpointer.latest_step() is not None and not imported:
-    state, manifest = checkpointer.restore(abstract)
-    if manifest['tokenizer'] != dataset.tokenizer.digest:
-      raise errors.CheckpointError(
-        'the checkpoint was trained with another tokenizer',
-        config.data.tokenizer,
-        'use the same data.tokenizer, or a new workdir',
-      )
-    return state
-  if imported:
-    params = checkpointer.restore_params(abstract.params)
-  elif first is not None:
-    params = first.params(abstract.params, jax.random.key(config.train.seed))
-  else:
+  begin = jax.jit(functools.partial(first_state, config), donate_argnums=0)
+  if first is not None:
+    return begin(first.params(abstract.params, jax.random.key(config.train.seed)))
+  if checkpointer.latest_step() is None:
     return jax.jit(functools.partial(init_state, config))()
-  return jax.jit(functools.partial(first_state, config), donate_argnums=0)(params)
+  imported = checkpointer.has_params_only()
+  restore = checkpointer.restore_params if imported else checkpointer.restore
+  state, manifest = restore(abstract.params if imported else abstract)
+  if manifest['tokenizer'] not in ('', dataset.tokenizer.digest):  # '': imported without
+    raise errors.CheckpointError(
+      'the checkpoint was trained with another tokenizer',
+      config.data.tokenizer,
+      'use the same data.tokenizer, or a new workdir',
+    )
+  return begin(state) if imported else state
 
 
 def loop(this: Run, state: State, done: int, signals: preemption.Signals) -> State:

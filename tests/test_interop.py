@@ -642,6 +642,17 @@ def test_an_imported_head_answers_as_before(tmp_path, capsys):
     assert abs(row['probabilities'][0] - 0.5) > 0.01  # the other order would be another answer
 
 
+def test_a_short_model_has_rows_as_long(copied, tmp_path):
+  """And says so in an export; of a rotary model no array does."""
+  folder = copied('llama')
+  for said, length in ((96, 96), (4096, 512), ('long', 512)):
+    set_config(folder, max_position_embeddings=said)
+    interop.import_model(folder, tmp_path / f'{said}')
+    assert config_lib.load(tmp_path / f'{said}/config.json').data.input_length == length
+  interop.export(tmp_path / '96', tmp_path / 'out')
+  assert json.loads((tmp_path / 'out/config.json').read_text())['max_position_embeddings'] == 96
+
+
 def test_a_config_gives_all_but_the_model(exported, tmp_path):
   given = ROOT / 'configs/tiny_t5.py'
   interop.import_model(exported / 't5_1_0.hf', tmp_path / 'new', str(given), ['train.steps=7'])

@@ -16,6 +16,7 @@ import test_model_meshes as meshes
 from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
+from t5lite import interop
 from t5lite import jsonl
 from t5lite import main
 from t5lite import sharding
@@ -133,18 +134,26 @@ def test_init_from_begins_with_the_parameters_of_another_run(tmp_path):
   assert int(state.step) == 0 and not any(np.any(x) for x in jax.tree.leaves(state.opt_state))
 
 
-def test_init_from_a_run_with_other_tokens_is_refused(tmp_path):
-  """Embeddings of the same shape, whose rows are of other tokens."""
-  train.run(small('train.steps=0'), tmp_path / 'first')
+def test_parameters_of_other_tokens_are_refused(tmp_path):
+  """Embeddings of the same shape, whose rows are of other tokens: resumed, imported, init_from."""
+  first, imported = tmp_path / 'first', tmp_path / 'imported'
+  whole = 'model.d_model=128'  # the width that its heads share, as transformers wants it
+  train.run(small('train.steps=0', whole), first)
+  interop.export(first, tmp_path / 'out')
+  interop.import_model(tmp_path / 'out', imported)
   (tmp_path / 'text.txt').write_text('a few words for a few tokens\n' * 50)
   tokenizer = f'{tmp_path}/other.model'
   flags = [f'--input={tmp_path}/text.txt', '--vocab_size=462', f'--output={tokenizer}']
   assert main.main(['tokenizer', *flags]) == 0
-  config = small('train.steps=0', f'init_from={tmp_path}/first', f'data.tokenizer={tokenizer}')
+  other = ['train.steps=1', whole, f'data.tokenizer={tokenizer}']
+  for workdir in (first, imported):
+    with pytest.raises(errors.CheckpointError, match=f'with another tokenizer: {tokenizer}: use'):
+      train.run(small(*other), workdir)
+    assert stored.steps(workdir) == [0]
   with pytest.raises(
     errors.CheckpointError, match='other tokens: .*: use --set=data.tokenizer=cor'
   ):
-    train.run(config, tmp_path / 'second')
+    train.run(small(*other, f'init_from={first}'), tmp_path / 'second')
   assert not (tmp_path / 'second').exists()
 
 

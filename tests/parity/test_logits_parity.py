@@ -53,14 +53,18 @@ def test_an_export_has_the_same_logits(name, tmp_path, caplog):
   assert_close(logits_of(model, params, batch), peers.logits_of(theirs, batch), batch)
 
 
-@pytest.mark.parametrize('name', interop_cases.MODELS)
+@pytest.mark.parametrize('name', [*interop_cases.MODELS, 'mt5'])
 def test_an_import_has_the_same_logits(name, tmp_path):
   """Of a torch model with random parameters, saved by transformers."""
+  name, is_mt5 = 't5_1_1' if name == 'mt5' else name, name == 'mt5'
   model, pad = interop_cases.MODELS[name], interop_cases.PADS.get(name, 0)
   params, task = interop_cases.float32(model), interop_cases.task_of(name)
   interop_cases.write_workdir(tmp_path / 'run', model, params, pad=pad, overrides=task)
   interop.export(tmp_path / 'run', tmp_path / 'out')  # for its config.json
   hf = transformers.AutoConfig.from_pretrained(tmp_path / 'out')
+  if is_mt5:
+    hf = transformers.MT5Config(**{**hf.to_dict(), 'model_type': 'mt5'})
+    hf.architectures = ['MT5ForConditionalGeneration']
   torch.manual_seed(0)
   theirs = getattr(transformers, hf.architectures[0])(hf).eval()
   with torch.no_grad():
