@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+import families
 import interop_cases
 import peers
 from t5lite import config as config_lib
@@ -76,3 +77,25 @@ def test_an_import_has_the_same_logits(name, tmp_path):
   params = interop_cases.read_params(tmp_path / 'new', model)
   batch = peers.batch_of(model, pad)
   assert_close(logits_of(model, params, batch), peers.logits_of(theirs, batch), batch)
+
+
+UNPACKED = {*interop_cases.PADS, 'bert_pooled', 'modernbert_pooled'}  # of other tokens; one a row
+
+
+@pytest.mark.parametrize('name', sorted(interop_cases.MODELS.keys() - UNPACKED))
+def test_a_packed_row_has_the_logits_of_each_example_alone(name, tmp_path):
+  """Where transformers, which packs no rows, reads one at a time."""
+  model, lengths = interop_cases.MODELS[name], peers.LENGTHS
+  params, task = interop_cases.float32(model), interop_cases.task_of(name)
+  interop_cases.write_workdir(tmp_path / 'run', model, params, overrides=task)
+  interop.export(tmp_path / 'run', tmp_path / 'out')
+  theirs = peers.load(tmp_path / 'out')
+  sizes = [[(4, 5), (3, 2)], [(2, 1), (3, 4), (4, 3)]]
+  rows = [[families.example(model, *size, seed=sum(size)) for size in row] for row in sizes]
+  batch = families.batch_of(rows, lengths, packed=True)
+  batch.pop('decoder_causal_attention', None)
+  for one, ours in families.pieces(model, rows, logits_of(model, params, batch)):
+    one.pop('decoder_causal_attention', None)
+    alone = {feature: x[None] for feature, x in one.items()}
+    assert np.abs(ours).max() > 0.1
+    assert np.abs(ours - peers.logits_of(theirs, alone)[0]).max() < 1e-4
