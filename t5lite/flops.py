@@ -50,8 +50,13 @@ WATTS = {
   'TPU7x': 450.0,
   'NVIDIA A100-SXM4-40GB': 400.0,
   'NVIDIA A100-SXM4-80GB': 400.0,
+  'NVIDIA A100-PCIE-40GB': 250.0,
+  'NVIDIA A100 80GB PCIe': 300.0,
   'NVIDIA H100 80GB HBM3': 700.0,
+  'NVIDIA H100 NVL': 400.0,
+  'NVIDIA H100 PCIe': 350.0,
   'NVIDIA H200': 700.0,
+  'NVIDIA H200 NVL': 600.0,
   'NVIDIA B200': 1000.0,
 }
 
@@ -73,6 +78,8 @@ def forward_flops(config: config_lib.Config) -> int:
       return first + head_flops(model, inputs)
     case 'encoder':
       predictions = round(config.objective.noise_density * (inputs - 2))  # less [CLS] and [SEP]
+      if model.num_labels:  # of the text, or of its tokens
+        predictions = 1 if model.pooler else inputs
       return first + head_flops(model, predictions)
 
 

@@ -68,7 +68,8 @@ class Foreign:
     folder = source.Folder(pathlib.Path(path))
     self.model, order = folder.model, []
     if wanted and folder.model.num_labels:
-      order = labels.order(labels.names(folder.hf, path), wanted)
+      other = labels.other_head(folder.hf)
+      order = None if other else labels.order(labels.names(folder.hf, path), wanted)
     self.other_labels = order is None
     weights = folder.weights(folder.model, order or ())
     self.shapes = {path: x.shape for path, x in weights.abstract.items()}

@@ -60,7 +60,8 @@ class Writer:
     jsonl.rewind(workdir / SAMPLES, steps_done)
     self._metrics, self._samples = jsonl.Log(workdir / METRICS), jsonl.Log(workdir / SAMPLES)
     self._events = tensorboard.Events(workdir / TENSORBOARD, steps_done)
-    self._started = time.monotonic() - max((r.get(WALL) or 0.0 for r in kept), default=0.0)
+    self._before = {k: max((r.get(k) or 0.0 for r in kept), default=0.0) for k in (WALL, ENERGY)}
+    self._started = time.monotonic()
     self._progress = progress.Progress(total_steps, steps_done)
 
   def __enter__(self) -> 'Writer':
@@ -84,9 +85,10 @@ class Writer:
     import jax
 
     record = {name: float(value) for name, value in jax.device_get(dict(values)).items()}
-    record[WALL] = time.monotonic() - self._started
+    seconds = time.monotonic() - self._started
+    record[WALL] = self._before[WALL] + seconds
     if self._watts:
-      record[ENERGY] = self._watts * record[WALL] / JOULES_PER_KWH
+      record[ENERGY] = self._before[ENERGY] + self._watts * seconds / JOULES_PER_KWH
     finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
     self._metrics.append({'step': step, **finite})
     self._events.scalars(step, record)

@@ -101,7 +101,8 @@ def has_frozen(config: config_lib.Config) -> bool:
 def trained(config: config_lib.Config, params: Any) -> Any:
   """Returns the tree of bools that says which parameters change.
 
-  With adapters these are all that do, but for an encoder's head for labels.
+  With adapters these are all that do, but for an encoder's head for labels, ModernBERT's with the
+  layers that filled masks.
 
   Raises:
     ConfigError: a pattern of optim.frozen names no parameter, or nothing is left.

@@ -6,6 +6,7 @@ import re
 
 import jax
 from jax.extend import core
+import numpy as np
 import pytest
 
 from t5lite import config as config_lib
@@ -32,6 +33,11 @@ FAMILIES = {
   # Of as many places as choices: the empty ones are no model FLOPs.
   'gpt2_moe': presets.gpt2(vocab_size=240, num_layers=2, d_model=64, num_heads=2),
   't5_moe': dataclasses.replace(presets.t5_1_1(**SIZES), num_decoder_layers=4),
+}
+LABELS = {
+  f'{name}_{kind}': dataclasses.replace(FAMILIES[name], num_labels=3, pooler=kind == 'texts')
+  for name in ('bert', 'modernbert')
+  for kind in ('texts', 'words')
 }
 EVEN = dict(num_experts=4, expert_capacity=1.0)
 FAMILIES['gpt2_moe'] = dataclasses.replace(FAMILIES['gpt2_moe'], **EVEN, experts_per_token=2)
@@ -105,11 +111,33 @@ def test_model_flops_are_the_matmuls_of_the_compiled_gradient(family):
   assert flops.model_flops(config) == pytest.approx(wanted, rel=0.01)
 
 
+@pytest.mark.parametrize('family', LABELS)
+def test_model_flops_of_labels_are_those_of_the_places_that_have_one(family):
+  config = make_config(FAMILIES['bert'])
+  data = dataclasses.replace(config.data, source='task:glue_mnli')
+  model = dataclasses.replace(LABELS[family], dtype='float32', layers='scan')
+  config = dataclasses.replace(config, model=model, data=data)
+  places = 1 if model.pooler else INPUTS
+  tokens = jax.ShapeDtypeStruct((BATCH, INPUTS), np.int32)
+  batch = {'encoder_input_tokens': tokens}
+  batch['encoder_loss_weights'] = jax.ShapeDtypeStruct((BATCH, places), np.float32)
+  batch['encoder_prediction_positions'] = jax.ShapeDtypeStruct((BATCH, places), np.int32)
+  batch['encoder_target_tokens'] = batch['encoder_prediction_positions']
+  params = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+  gradient = jax.grad(lambda params, batch: losses.of_batch(config, params, batch).objective)
+  wanted = jaxpr_flops(jax.jit(gradient).trace(params, batch).jaxpr.jaxpr)
+  assert flops.model_flops(config) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_recomputation_is_not_counted_as_model_flops():
   config = make_config(FAMILIES['gpt2'], layers='scan', remat='full')
   assert jaxpr_flops(traced_gradient(config).jaxpr.jaxpr) > 1.2 * flops.model_flops(config)
   plain = dataclasses.replace(config, model=FAMILIES['gpt2'])
   assert flops.model_flops(config) == flops.model_flops(plain)
+
+
+def test_every_device_with_a_peak_has_watts():
+  assert flops.WATTS.keys() == flops.PEAK_FLOPS.keys()
 
 
 def test_peak_is_known_by_the_full_name_of_a_device_only():

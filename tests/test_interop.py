@@ -355,8 +355,17 @@ def test_a_config_with_values_of_other_kinds_is_one_line(changes, copied, tmp_pa
   assert err.count('\n') == 1 and 'not a model of t5lite: ' in err and 'config.json: ' in err, err
 
 
+def test_a_modernbert_without_the_layers_of_its_head_is_refused(copied, tmp_path, capsys):
+  copied('modernbert_pooled')
+  sets = ['--set=model.mlm_head=False', f'--set={interop_cases.task_of("modernbert_pooled")[0]}']
+  assert main.main(['import', f'--from={tmp_path}/in', f'--workdir={tmp_path}/new', *sets]) == 64
+  assert 'ModernBertForSequenceClassification has mlm_head=True' in capsys.readouterr().err
+  assert [path.name for path in tmp_path.iterdir()] == ['in']
+
+
 def test_a_mean_of_tokens_is_refused_where_a_head_reads_it(exported, tmp_path, capsys):
   """ModernBERT's own config says mean, which its masked-LM head does not read."""
+  line = "classifier_pooling='mean': only 'single_label_classification' of the first token does"
   for name, code in (('modernbert', 0), ('modernbert_tokens', 0), ('modernbert_pooled', 66)):
     folder = pathlib.Path(shutil.copytree(exported / f'{name}.hf', tmp_path / name))
     set_config(folder, classifier_pooling='mean')
@@ -364,7 +373,9 @@ def test_a_mean_of_tokens_is_refused_where_a_head_reads_it(exported, tmp_path, c
     assert (
       main.main(['import', f'--from={folder}', f'--workdir={tmp_path}/{name}.run', *sets]) == code
     )
-  assert "classifier_pooling='mean': only 'cls' can be imported" in capsys.readouterr().err
+  assert line in capsys.readouterr().err
+  made = interop.import_model(folder, tmp_path / 'encoder', overrides=['model.num_labels=0'])
+  assert 'classifier.weight' in made.left_out
 
 
 T5, BERT = interop_cases.MODELS['t5_1_1'], interop_cases.MODELS['bert']
@@ -378,7 +389,7 @@ UNKNOWN = {
   "model.norm='rms': ModernBert.* has norm='layer'": (interop_cases.MODERNBERT, dict(norm='rms')),
   'model.num_token_types=0: Bert.* has num_token_types=1': (BERT, dict(num_token_types=0)),
   'model.head_dim=7: GPT2.* has head_dim=5': (GPT2, dict(head_dim=7)),
-  'model.mlm_head=False model.pooler=True .*: ModernBert.* has mlm_head=True pooler=True': (
+  'model.mlm_head=False model.pooler=True .*: ModernBertForSequenceClassification has mlm_': (
     interop_cases.HEADS['modernbert_pooled'],
     dict(mlm_head=False),
   ),
@@ -408,12 +419,16 @@ def test_a_card_says_what_the_run_took_up_to_its_checkpoint(tmp_path):
   with metrics.Writer(tmp_path, 30, steps_done=10, watts=8 * flops.WATTS['TPU v5 lite']) as writer:
     writer._started -= 1800
     writer.write(20, {'train/loss': 1.0})
-    writer._started -= 3600
+  with metrics.Writer(tmp_path, 40, steps_done=20, watts=flops.WATTS['TPU v5 lite']) as writer:
+    writer._started -= 3600  # on one of the eight
     writer.write(30, {'train/loss': 0.5})
+  with metrics.Writer(tmp_path, 40, steps_done=30) as writer:  # and on the CPU
+    writer.write(40, {'train/loss': 0.4})
   said = card.history(log, {'step': 20})
   assert said['Energy'].startswith('about 0.8 kWh in 0.5 h, ')  # 8 x 200 W x 0.5 h
   assert said['Training loss'].startswith('1.0000 ')
-  assert card.history(log, {'step': 30})['Energy'].startswith('about 2.4 kWh in 1.5 h, ')
+  assert card.history(log, {'step': 30})['Energy'].startswith('about 1 kWh in 1.5 h, ')
+  assert card.history(log, {'step': 40})['Energy'] == 'not measured'
 
 
 def test_mt5_is_a_t5(copied, tmp_path):

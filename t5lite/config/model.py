@@ -44,7 +44,7 @@ class Model:
   # Of an encoder: outputs of its head for tasks, in place of the vocabulary's; 0: none.
   num_labels: int = 0
   # With num_labels: the first token's are the text's, behind dense and tanh (BERT) or, with
-  # norm_order 'pre', the masked-LM head's layers, which the labels of words have, too (ModernBERT).
+  # norm_order 'pre' and mlm_head, its layers, which the labels of words have, too (ModernBERT).
   pooler: bool = False
   spans: bool = False  # with num_labels=2: they say where a span begins, and where it ends
   # Of adapters beside the matrices of attention and mlp (Hu et al. 2021); 0: none.
@@ -119,6 +119,7 @@ class Model:
       'use a number above 0',
     )
     errors.check_at_least('model', {'global_every': self.global_every}, 1)
+    errors.check_at_least('model', {'local_window': self.local_window}, 0)
     errors.check(
       self.num_labels >= 0 and (not self.num_labels or self.architecture == 'encoder'),
       'not a head for tasks',

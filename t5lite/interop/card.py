@@ -126,13 +126,13 @@ def history(log: pathlib.Path, manifest: dict[str, Any]) -> dict[str, str]:
     found = last(name)
     return f'{found[name]:.4f} nats per token, at step {found["step"]:,}' if found else NOT_MEASURED
 
-  spent = energy(last(metrics.ENERGY))
+  spent = energy(last(metrics.WALL))
   return {'Training loss': loss('train/loss'), 'Held-out loss': loss('eval/loss'), 'Energy': spent}
 
 
 def energy(record: dict[str, Any] | None) -> str:
-  """Returns in words what the devices of a run have taken, from its last record that says it."""
-  if record is None:
+  """Returns in words what the devices of a run have taken, from its last record."""
+  if record is None or metrics.ENERGY not in record:
     return NOT_MEASURED
   hours = record[metrics.WALL] / 3600
   kwh = f'about {record[metrics.ENERGY]:.3g} kWh in {hours:.3g} h'

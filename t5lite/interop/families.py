@@ -47,10 +47,16 @@ def of_model(model: config_lib.Model, pad: int | None = 0) -> Family:
 
 
 def architecture(family: Family, model: config_lib.Model) -> str:
-  """Returns the class of transformers that is the model."""
+  """Returns the class of transformers that is the model.
+
+  Raises:
+    ConfigError: none is.
+  """
   fields = dataclasses.asdict(model)
   classes = family.heads if model.num_labels else family.architectures
   fits = [name for name, said in classes.items() if said.items() <= fields.items()]
+  if not fits:
+    _check_field(next(iter(classes)), fields, *classes.values())
   return fits[0]
 
 
@@ -60,25 +66,22 @@ def to_huggingface(family: Family, model: config_lib.Model) -> Tree:
   Raises:
     ConfigError: transformers has no such model; it names the field.
   """
-  fields = dataclasses.asdict(model)
+  fields, usual = dataclasses.asdict(model), next(iter(family.architectures))
   wanted = {k: v for k, v in family.fixed.items() if k not in OF_TRAINING} | family.implied(fields)
   wanted |= {} if family.heads else {'num_labels': 0}
   for field, value in wanted.items():
-    _check_field(family, fields, {field: value})
-  _check_field(
-    family, fields, *(family.heads if model.num_labels else family.architectures).values()
-  )
+    _check_field(usual, fields, {field: value})
   hf = {'architectures': [architecture(family, model)], 'model_type': family.model_type}
   hf |= {**family.constants, **{key: fields[field] for key, field in family.fields.items()}}
   for key, choices in family.choices.items():
     fits = [value for value, said in choices.items() if said.items() <= fields.items()]
     if not fits:
-      _check_field(family, fields, *choices.values())
+      _check_field(usual, fields, *choices.values())
     hf[key] = fits[0]
   return family.write(hf)
 
 
-def _check_field(family: Family, fields: Tree, *possible: Mapping[str, Any]) -> None:
+def _check_field(kind: str, fields: Tree, *possible: Mapping[str, Any]) -> None:
   """Raises ConfigError unless the fields have one of the possible sets of values."""
   if any(one.items() <= fields.items() for one in possible):
     return
@@ -86,11 +89,10 @@ def _check_field(family: Family, fields: Tree, *possible: Mapping[str, Any]) -> 
   def said(values: Mapping[str, Any]) -> str:
     return ' '.join(f'{name}={values[name]!r}' for name in possible[0])
 
-  name = next(iter(family.architectures))
   raise errors.ConfigError(
     'not a model of transformers',
     ' '.join(f'model.{name}={fields[name]!r}' for name in possible[0]),
-    f'{name} has {", or ".join(map(said, possible))}: train one like that to export',
+    f'{kind} has {", or ".join(map(said, possible))}: train one like that to export',
   )
 
 

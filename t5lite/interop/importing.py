@@ -70,6 +70,7 @@ def import_model(
     )
     own = str(made / name) if name else config.data.tokenizer
     digest = tokenizer_lib.load(own).digest if own else ''
+    architecture = families.architecture(folder.family, config.model)
     weights = folder.weights(config.model, label_order(folder, config))
     manifest = {
       'step': 0,
@@ -83,7 +84,6 @@ def import_model(
     stored.check_room(workdir.parent, 4 * num_params)
     stored.write_params(made, weights.abstract, weights.parts(), manifest)
     config_lib.save(config, made / folders.CONFIG)
-  architecture = families.architecture(folder.family, config.model)
   return Imported(architecture, num_params, weights.left_out, config.data.tokenizer)
 
 

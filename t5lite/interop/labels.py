@@ -64,15 +64,28 @@ def order(given: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
   return None
 
 
+def other_head(hf: Mapping[str, Any]) -> str:
+  """Returns what a config.json says of its head that ours is not; '': nothing.
+
+  A text may have several labels, or a number; ModernBERT's may be read from the mean of all tokens.
+  """
+  if (kind := hf.get('problem_type') or ONE_OF_ALL) != ONE_OF_ALL:
+    return f'problem_type={kind!r}'
+  pooling = hf.get('classifier_pooling') or 'cls'
+  read = 'ForSequenceClassification' in str(hf.get('architectures'))
+  return f'classifier_pooling={pooling!r}' if read and pooling != 'cls' else ''
+
+
 def order_for(task: config_lib.Task, hf: Mapping[str, Any], where: object) -> list[int]:
   """Returns the `order` of a config.json's labels that a task asks for.
 
   Raises:
-    CheckpointError: they are other labels, or a text may have several of them, or a number.
+    CheckpointError: they are other labels, or another kind of head.
   """
-  if (kind := hf.get('problem_type')) not in (None, ONE_OF_ALL):
-    remedy = f'only {ONE_OF_ALL!r} does a task; --set=model.num_labels=0 leaves the head out'
-    raise errors.CheckpointError('not a head for labels', f'{where}: problem_type={kind!r}', remedy)
+  if said := other_head(hf):
+    remedy = f'only {ONE_OF_ALL!r} of the first token does a task'
+    remedy += '; --set=model.num_labels=0 leaves the head out'
+    raise errors.CheckpointError('not a head for labels', f'{where}: {said}', remedy)
   given = names(hf, where)
   found = order(given, task.labels)
   if found is None:

@@ -6,7 +6,6 @@ from t5lite.interop import family
 from t5lite.interop import tables
 
 GLOBAL, LOCAL = 'full_attention', 'sliding_attention'
-TEXTS = 'ModernBertForSequenceClassification'
 
 
 def entries(model: config_lib.Model) -> list[tables.Entry]:
@@ -60,8 +59,6 @@ def _read(hf: family.Tree) -> family.Tree:
     hf[key] = said.get('rope_theta', hf.get(key, base))
     if (name := said.get('rope_type', 'default')) != 'default':
       hf['rope_type'] = name
-  if TEXTS not in (hf.get('architectures') or ()):  # the only one that reads it
-    hf.pop('classifier_pooling', None)
   # It sees keys up to half of it away, ours keys less than the window away.
   window = hf.get('local_attention', 128) // 2 + 1
   return {**hf, 'local_attention': 0 if hf['global_attn_every_n_layers'] == 1 else window}
@@ -76,7 +73,8 @@ def _write(hf: family.Tree) -> family.Tree:
   rope = {name: {'rope_type': kind, 'rope_theta': base} for name, base in bases.items()}
   types = _types(hf['num_hidden_layers'], hf['global_attn_every_n_layers'])
   window = 2 * max(hf['local_attention'] - 1, 0)
-  return {**hf, 'rope_parameters': rope, 'layer_types': types, 'local_attention': window}
+  hf |= {'rope_parameters': rope, 'layer_types': types, 'local_attention': window}
+  return {**hf, 'classifier_pooling': 'cls'}
 
 
 MODERNBERT = family.Family(
@@ -86,7 +84,7 @@ MODERNBERT = family.Family(
     'ModernBertModel': {'mlm_head': False},
   },
   heads={
-    TEXTS: {'mlm_head': True, **bert.POOLED},
+    'ModernBertForSequenceClassification': {'mlm_head': True, **bert.POOLED},
     'ModernBertForTokenClassification': {'mlm_head': True, **bert.TOKENS},
     'ModernBertForQuestionAnswering': {'mlm_head': True, **bert.SPANS},
   },
@@ -131,7 +129,6 @@ MODERNBERT = family.Family(
     'decoder_bias': True,
     'tie_word_embeddings': True,
     'rope_type': 'default',
-    'classifier_pooling': 'cls',
   },
   defaults={
     'norm_eps': 1e-5,
