@@ -93,6 +93,20 @@ def test_a_model_that_would_have_other_ids_gets_no_tokenizer_json(pieces, tmp_pa
   assert [path.name for path in tmp_path.iterdir()] == ['t5lite.model']
 
 
+@pytest.mark.parametrize('kind', WRITERS)
+def test_a_vocabulary_goes_out_as_it_came_in(kind, folders, loaded, tmp_path):
+  """Of an older kind, beside the tokenizer.json."""
+  there = tokenizer_files.write(tmp_path, loaded(kind), run_config('encoder'))
+  names = ['vocab.txt'] if kind == 'bert' else ['vocab.json', 'merges.txt']
+  assert there == f'tokenizer.json, {" and ".join(names)}'
+  for name in names:
+    got, given = (folder / name for folder in (tmp_path, folders / kind))
+    if name == 'vocab.json':
+      assert json.loads(got.read_text()) == json.loads(given.read_text())
+    else:
+      assert got.read_bytes() == given.read_bytes()
+
+
 def test_tokens_mean_what_their_names_say(loaded):
   gpt2, bert, roberta = (loaded(name).vocabulary for name in ('gpt2', 'bert', 'roberta'))
   assert (gpt2.pad, gpt2.eos, gpt2.mask, gpt2.cls) == (None, 1, None, None)

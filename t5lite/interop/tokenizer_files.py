@@ -46,7 +46,11 @@ def write(
   if isinstance(tokenizer, tokenizer_fast.FastTokenizer):
     for path in files_of(tokenizer):
       shutil.copyfile(path, folder / path.name)
-    return JSON
+    fast = tokenizers.Tokenizer.from_file(str(tokenizer.path))
+    if not isinstance(fast.model, (models.WordPiece, models.BPE)):
+      return JSON
+    older = [pathlib.Path(path).name for path in fast.model.save(str(folder))]
+    return f'{JSON}, {" and ".join(older)}'
   content = tokenizer.path.read_bytes()
   proto = tokenizer_model.parse(content, tokenizer.path)
   name = OURS if tokenizer_json.is_verbatim(proto) else SPIECE

@@ -11,11 +11,14 @@ import jax
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import interop_cases
 import peers
 from t5lite import decoding
+from t5lite import evaluate
 from t5lite import interop
+from t5lite.data import tokenizer as tokenizer_lib
 
 pytestmark = pytest.mark.parity
 LENGTHS = (7, 1, 12, 4, 9)
@@ -139,3 +142,50 @@ def test_the_benchmark_of_generation_runs():
   for line in lines:
     assert line['same_texts'] == line['prompts'] and line['threads'] == 1
     assert line['t5lite']['tokens_per_cpu_second'] > 0 and line['ratio'] > 0
+
+
+TEXTS = ['The House of Representatives', 'On  the\nfirst day, I said that']
+
+
+@pytest.mark.parametrize('name', ['t5', 'gpt2', 'llama'])
+def test_an_export_writes_our_text(name, tmp_path):
+  """From text to text: with its own tokenizer and generation_config.json."""
+  model = dataclasses.replace(MODELS[name], vocab_size=8192)
+  interop_cases.write_workdir(
+    tmp_path / 'run', model, interop_cases.float32(model), with_tokenizer=True
+  )
+  interop.export(tmp_path / 'run', tmp_path / 'out')
+  config, mesh, params, _ = evaluate.load(tmp_path / 'run')
+  tokenizer = tokenizer_lib.load('corpus')
+  with jax.set_mesh(mesh):
+    options = dict(max_tokens=NEW, sampler=decoding.Sampler(), key=jax.random.key(0))
+    ours = decoding.write(config, params, tokenizer, TEXTS, **options)
+  torch_model, read = (
+    peers.load(tmp_path / 'out'),
+    transformers.AutoTokenizer.from_pretrained(tmp_path / 'out'),
+  )
+  for text, expected in zip(TEXTS, ours, strict=True):
+    inputs = read(text, return_tensors='pt')
+    made = torch_model.generate(**inputs, max_new_tokens=NEW, do_sample=False)[0]
+    new = made if name == 't5' else made[inputs.input_ids.shape[1] :]
+    assert read.decode(new, skip_special_tokens=True).strip() == expected.strip()
+
+
+@pytest.mark.parametrize('name', ['bert', 'modernbert'])
+def test_an_export_fills_masks_as_we_do(name, tmp_path):
+  model = dataclasses.replace(interop_cases.MODELS[name], vocab_size=8192)
+  if model.max_length:
+    model = dataclasses.replace(model, max_length=32)
+  interop_cases.write_workdir(
+    tmp_path / 'run', model, interop_cases.float32(model), with_tokenizer=True
+  )
+  interop.export(tmp_path / 'run', tmp_path / 'out')
+  config, mesh, params, _ = evaluate.load(tmp_path / 'run')
+  text = 'Hello, my dog is [MASK].'
+  with jax.set_mesh(mesh):
+    (gap,) = decoding.fill(config, params, tokenizer_lib.load('corpus'), text, 5)
+  pipeline = transformers.pipeline('fill-mask', model=str(tmp_path / 'out'))
+  theirs = pipeline(text, top_k=5)
+  assert [each['token_str'].strip() for each in theirs] == [c.text.strip() for c in gap.candidates]
+  scores = [each['score'] for each in theirs]
+  np.testing.assert_allclose([c.probability for c in gap.candidates], scores, rtol=1e-3)

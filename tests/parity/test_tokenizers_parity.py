@@ -107,6 +107,11 @@ def test_the_real_gpt2_goes_through(tmp_path):
   assert ours.encode(['!'])[0].tolist() == [0]
   for text in tokenizer_cases.TEXTS:
     assert ours.decode(ours.encode([text])[0]) == text
+  again = tmp_path / 'again'
+  again.mkdir()
+  tokenizer_files.write(again, ours, run_config('gpt2'))
+  shutil.copyfile(folder / 'config.json', again / 'config.json')
+  assert_same(transformers.AutoTokenizer.from_pretrained(again), ours)
 
 
 @pytest.mark.parametrize('kind', ['tokenizer.json', 'vocab.txt'])
@@ -122,3 +127,10 @@ def test_the_real_bert_vocabulary_goes_through(kind, tmp_path):
     assert theirs(text, add_special_tokens=False).input_ids == ours.encode_marked(text).tolist()
   v = ours.vocabulary
   assert (v.pad, v.unk, v.cls, v.sep, v.mask, v.eos) == (0, 100, 101, 102, 103, 102)
+  again = tmp_path / 'again'
+  again.mkdir()
+  assert tokenizer_files.write(again, ours, run_config('bert')) == 'tokenizer.json, vocab.txt'
+  shutil.copyfile(real / 'config.json', again / 'config.json')
+  theirs = transformers.AutoTokenizer.from_pretrained(again)
+  for text in tokenizer_cases.TEXTS:
+    assert theirs(text, add_special_tokens=False).input_ids == ours.encode_marked(text).tolist()
