@@ -451,16 +451,18 @@ def test_rates_of_dropout_may_differ(copied, tmp_path):
   assert config_lib.load(tmp_path / 'new/config.json').model.dropout == 0.2
 
 
-def test_what_is_there_is_not_overwritten(exported, capsys):
+def test_what_is_there_is_not_overwritten(exported, tmp_path, capsys):
   for arguments in (
     ['export', f'--workdir={exported}/bert', f'--output={exported}/bert.hf'],
     ['import', f'--from={exported}/bert.hf', f'--workdir={exported}/bert'],
   ):
     assert main.main(arguments) == 64
     assert 'already there' in capsys.readouterr().err
-  arguments = ['export', f'--workdir={exported}/bert', f'--output={exported}/no/way']
-  assert main.main(arguments) == 64
-  assert 'no such directory' in capsys.readouterr().err
+  inner = tmp_path / 'made/with/it'
+  assert main.main(['export', f'--workdir={exported}/bert', f'--output={inner}']) == 0
+  assert (inner / WEIGHTS).read_bytes() == (exported / 'bert.hf' / WEIGHTS).read_bytes()
+  beneath_a_file = f'--output={inner}/config.json/out'
+  assert main.main(['export', f'--workdir={exported}/bert', beneath_a_file]) == 73
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -163,6 +163,6 @@ def _mixture(
     dataset.check_reaches(config.train.steps, mixed.num_rows // batch_size)
   elif mixed.num_rows < batch_size:
     where = f'{mixed.num_rows} examples for data.batch_size={batch_size}'
-    remedy = f'raise data.held_out={config.data.held_out}, or set eval.source'
+    remedy = 'lower it, raise data.held_out (a task: add validation rows), or set eval.source'
     raise errors.DataError('held-out text fills no batch', where, remedy)
   return mixed

@@ -57,11 +57,11 @@ def export(
   if config.model.positions == 'rotary':
     hf['max_position_embeddings'] = config.data.input_length
   num_params = sum(x.size for x in abstract.values())
-  stored.check_room(output.parent, 4 * num_params, 'the weights')
   history = card.history(pathlib.Path(workdir) / metrics.METRICS, manifest)
   command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']
   slots = tables.slots(family.entries(model), {k: x.shape for k, x in abstract.items()})
   with folders.whole(output) as folder:
+    stored.check_room(folder, 4 * num_params, 'the weights')
     shapes = {slot.name: slot.shape for slot in slots}
     tensors.write(folder, shapes, read(saved, manifest, slots), limit)
     write_json(folder / folders.CONFIG, hf)

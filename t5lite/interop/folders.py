@@ -20,15 +20,15 @@ CONFIG = 'config.json'
 
 
 def check_new(path: pathlib.Path, flag: str) -> None:
-  """Raises ConfigError if `path` exists, or the folder that it would be in does not."""
+  """Raises ConfigError if `path` exists."""
   errors.check(not os.path.lexists(path), 'already there', f'{flag}={path}', 'give a new name')
-  remedy = 'make the folder that it goes into'
-  errors.check(path.parent.is_dir(), 'no such directory', f'{flag}={path}', remedy)
 
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives a folder to fill, which takes the name `path` when the block ends well, else goes.
+
+  The folders that it is in are made.
 
   What a killed one has left under its other name goes too.
 
