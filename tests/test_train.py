@@ -16,6 +16,7 @@ import test_model_meshes as meshes
 from t5lite import checkpoint
 from t5lite import config as config_lib
 from t5lite import errors
+from t5lite import flops
 from t5lite import interop
 from t5lite import jsonl
 from t5lite import main
@@ -157,7 +158,8 @@ def test_parameters_of_other_tokens_are_refused(tmp_path):
   assert not (tmp_path / 'second').exists()
 
 
-def test_the_log_has_every_metric(tmp_path):
+def test_the_log_has_every_metric(tmp_path, monkeypatch):
+  monkeypatch.setitem(flops.WATTS, 'cpu', 100.0)
   config = small('train.steps=2', 'checkpoint.every=2')
   train.run(config, tmp_path)
   records = jsonl.records(tmp_path / 'metrics.jsonl')
@@ -169,6 +171,8 @@ def test_the_log_has_every_metric(tmp_path):
     *('eval/loss', 'eval/perplexity', 'eval/bits_per_byte', 'eval/accuracy'),
     'eval/unigram_entropy',
   }
+  kwh = 0.1 * jax.device_count() * records[-1]['train/wall_seconds'] / 3600
+  assert records[-1]['train/energy_kwh'] == pytest.approx(kwh)
   manifest = stored.read_manifest(tmp_path)
   assert manifest['tokens_seen'] == records[-1].get('train/tokens_seen', 2 * 8 * 128) == 2 * 8 * 128
   config = config_lib.to_dict(config_lib.load(tmp_path / 'config.json'))
