@@ -21,6 +21,7 @@ def test_benchmark_prints_a_line_for_each_number_of_threads():
   assert [line['threads'] for line in lines] == [1, os.cpu_count()]
   for line in lines:
     measured = line['t5lite']
-    assert abs(measured['first_loss'] - math.log(8192)) < 0.5
+    # Random logits of variance 1 cost half a nat above the logarithm of the vocabulary's size.
+    assert abs(measured['first_loss'] - (math.log(8192) + 0.5)) < 0.5
     assert measured['step_seconds'] > 0 and measured['compile_seconds'] > 0
     assert measured['peak_mib'] > 100 and measured['tokens_per_cpu_second'] > 0
