@@ -120,6 +120,17 @@ def test_page_holds_the_numbers_of_the_run(finished):
     assert expected in text, expected
 
 
+def test_energy_is_told_while_the_watts_of_all_that_ran_are_known(workdir):
+  with metrics.Writer(workdir, 600, steps_done=0, watts=200) as writer:
+    writer._started -= 3600
+    writer.write(300, train_values(300))
+  note = 'estimate from the watts in t5lite/flops.py'
+  assert f'0.2 kWh{note}' in Page(report.write(workdir).read_text()).text
+  with metrics.Writer(workdir, 600, steps_done=300) as writer:  # on devices of unknown watts
+    writer.write(600, train_values(600))
+  assert note not in Page(report.write(workdir).read_text()).text
+
+
 def test_page_loads_nothing(finished):
   content = report.write(finished).read_text()
   assert not re.search(r'https?:|//[a-z]|@import|<script|<link|<img|<iframe', content)
