@@ -21,7 +21,7 @@ ADAPTER = ('.lora_a', '.lora_b')
 OF_A_HEAD = {'num_labels', 'pooler', 'spans'}  # another one has another output
 # Fields that are no part of the function.
 OF_THE_RUN = {
-  *('dropout', 'dtype', 'layers', 'remat', 'initializer', 'init_scale'),
+  *('dropout', 'dtype', 'layers', 'remat', 'initializer', 'init_scale', 'max_length'),
   *('expert_capacity', 'eval_expert_capacity', 'router_jitter'),
 }
 

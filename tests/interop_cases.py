@@ -18,12 +18,12 @@ from t5lite.data import tokenizer
 from t5lite.interop import importing
 
 # transformers wants heads that share the width of BERT, GPT-2 and Llama among them.
-LLAMA = families.odd(families.DECODER, **families.HEADS, d_model=18)
+LLAMA = families.odd(families.DECODER, **families.HEADS, d_model=18, max_length=700)
 MODERNBERT = families.odd(
   families.ENCODER,
   **dict(num_heads=3, num_kv_heads=3, head_dim=6, d_model=18, num_layers=4),
   **dict(norm='layer', embedding_norm=True, local_window=3, global_every=3),
-  **dict(rotary_base=160_000.0, local_rotary_base=500.0),
+  **dict(rotary_base=160_000.0, local_rotary_base=500.0, max_length=700),
 )
 LABELS = dict(d_model=15, mlm_head=False)
 # Of the tasks that ship, those that these heads do.

@@ -662,12 +662,17 @@ def test_an_imported_head_answers_as_before(tmp_path, capsys):
 def test_a_short_model_has_rows_as_long(copied, tmp_path):
   """And says so in an export; of a rotary model no array does."""
   folder = copied('llama')
-  for said, length in ((96, 96), (4096, 512), ('long', 512)):
+  for said, length in ((96, 96), (4096, 512), (None, 512)):
     set_config(folder, max_position_embeddings=said)
-    interop.import_model(folder, tmp_path / f'{said}')
-    assert config_lib.load(tmp_path / f'{said}/config.json').data.input_length == length
-  interop.export(tmp_path / '96', tmp_path / 'out')
-  assert json.loads((tmp_path / 'out/config.json').read_text())['max_position_embeddings'] == 96
+    new, out = tmp_path / f'{said}', tmp_path / f'{said}.hf'
+    interop.import_model(folder, new)
+    assert config_lib.load(new / 'config.json').data.input_length == length
+    interop.export(new, out)
+    hf = json.loads((out / 'config.json').read_text())
+    assert hf['max_position_embeddings'] == (said or 2048)  # transformers' own for a Llama
+  set_config(folder, max_position_embeddings='long')
+  with pytest.raises(errors.CheckpointError, match="max_length='long'"):
+    interop.import_model(folder, tmp_path / 'long')
 
 
 def test_a_config_gives_all_but_the_model(exported, tmp_path):

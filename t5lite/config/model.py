@@ -28,7 +28,7 @@ class Model:
   norm_epsilon: float
   use_bias: bool  # on every matmul of attention and mlp, and on layer norms
   positions: Literal['relative', 'learned', 'sinusoidal', 'rotary', 'none']
-  max_length: int  # rows of a learned position table; 0: no such table
+  max_length: int  # rows of a learned position table; of others 0; or see context_length
   relative_buckets: int = 32
   relative_max_distance: int = 128
   relative_per_layer: bool = False  # a bias for each layer (umT5), not one for the stack
@@ -82,11 +82,12 @@ class Model:
       f'model.num_decoder_layers={self.num_decoder_layers} for {self.architecture}',
       'set it for an encoder_decoder, leave it 0 for one stack',
     )
+    fits = {'learned': self.max_length > 0, 'rotary': self.max_length >= 0}
     errors.check(
-      (self.max_length > 0) == (self.positions == 'learned'),
+      fits.get(self.positions, self.max_length == 0),
       'wrong position table',
       f'model.max_length={self.max_length} with positions={self.positions!r}',
-      'set max_length for learned positions, leave it 0 for the others',
+      'set max_length for learned positions, leave it 0 for the others (rotary: as you like)',
     )
     errors.check(
       not self.relative_per_layer or self.positions == 'relative',

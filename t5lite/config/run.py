@@ -40,6 +40,11 @@ class Config:
   tasks: tuple[Task, ...] = ()  # the run's own, beside those that ship: see t5lite/tasks
   init_from: str = ''  # a workdir or a folder of Hugging Face's that gives the first parameters
 
+  @property
+  def context_length(self) -> int:
+    """Tokens that a text may have; a rotary model may have been made for more than the run's."""
+    return max(self.model.max_length, self.data.input_length)
+
   def __post_init__(self):
     names = OBJECTIVES_OF[self.model.architecture]
     errors.check(

@@ -32,7 +32,7 @@ class Dialogue:
     self._config, self._tokenizer = config, tokenizer
     self._separator, self._prefix, self._suffix = separator, prefix, suffix
     self._continues = config.model.architecture == 'decoder'
-    self._room = config.model.max_length or config.data.input_length
+    self._room = config.context_length
     if self._continues:
       self._room -= max_tokens
     where = f'--max_tokens={max_tokens} of {self._room + max_tokens} tokens'

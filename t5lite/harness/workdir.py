@@ -63,9 +63,7 @@ class Workdir(model_lib.LM):
     self._trained = evaluate.load(workdir)
     self._config = config = self._trained.config
     self._tokenizer = tokenizer_lib.load(config.data.tokenizer)
-    self._longest = config.data.input_length
-    if config.model.positions == 'learned':
-      self._longest = config.model.max_length
+    self._longest = config.context_length
 
   def get_model_info(self) -> dict[str, Any]:
     """Returns what lm-eval notes beside the results."""

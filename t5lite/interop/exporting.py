@@ -55,7 +55,7 @@ def export(
   model = dataclasses.replace(config.model, lora_rank=0)  # adapters are added to the matrices
   abstract = folders.abstract_params(model)
   if config.model.positions == 'rotary':
-    hf['max_position_embeddings'] = config.data.input_length
+    hf['max_position_embeddings'] = config.context_length
   num_params = sum(x.size for x in abstract.values())
   history = card.history(pathlib.Path(workdir) / metrics.METRICS, manifest)
   command = ['t5lite', 'export', f'--workdir={workdir}', f'--output={given}']

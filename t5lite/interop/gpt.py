@@ -138,6 +138,7 @@ LLAMA = family.Family(
     'intermediate_size': 'd_ff',
     'rms_norm_eps': 'norm_epsilon',
     'rope_theta': 'rotary_base',
+    'max_position_embeddings': 'max_length',
     'attention_bias': 'use_bias',
     'mlp_bias': 'use_bias',
     'tie_word_embeddings': 'tie_embeddings',
@@ -151,7 +152,6 @@ LLAMA = family.Family(
     'norm': 'rms',
     'norm_order': 'pre',
     'positions': 'rotary',
-    'max_length': 0,
     'scale_attention': True,
     'scale_tied_logits': False,
     'initializer': 'scaled',
@@ -160,6 +160,7 @@ LLAMA = family.Family(
   constants={'rope_type': 'default'},
   defaults={
     'rms_norm_eps': 1e-6,
+    'max_position_embeddings': 2048,
     'attention_bias': False,
     'mlp_bias': False,
     'hidden_act': 'silu',

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 import dataclasses
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from t5lite import config as config_lib
 from t5lite import objectives
@@ -61,13 +61,7 @@ def import_model(
   ids = {key: value for key, value in folder.hf.items() if key.endswith('_token_id')}
   with folders.whole(workdir) as made:
     name = tokenizer_files.take(folder.path, made, folder.family.model_type)
-    config = run_config(
-      folder.model,
-      str(workdir / name) if name else '',
-      config_file,
-      overrides,
-      folder.hf.get('max_position_embeddings'),
-    )
+    config = run_config(folder.model, str(workdir / name) if name else '', config_file, overrides)
     own = str(made / name) if name else config.data.tokenizer
     digest = tokenizer_lib.load(own).digest if own else ''
     architecture = families.architecture(folder.family, config.model)
@@ -88,11 +82,7 @@ def import_model(
 
 
 def run_config(
-  model: config_lib.Model,
-  tokenizer: str,
-  config_file: str,
-  overrides: Iterable[str],
-  positions: Any = None,
+  model: config_lib.Model, tokenizer: str, config_file: str, overrides: Iterable[str]
 ) -> config_lib.Config:
   """Returns the workdir's config: of the model, of a file or `usual`, with overrides.
 
@@ -101,11 +91,10 @@ def run_config(
     tokenizer: for `data.tokenizer`; '': there is none.
     config_file: for all but these two; '': `usual`.
     overrides: `section.field=value` over all of it.
-    positions: how long a text may be as config.json says it, if it says so.
   """
   # A head asks for a task, which may be given by an override.
   encoder = dataclasses.replace(model, num_labels=0, spans=False)
-  base = config_lib.load(config_file) if config_file else usual(encoder, positions)
+  base = config_lib.load(config_file) if config_file else usual(encoder)
   if config_file:
     kept = {name: getattr(base.model, name) for name in OF_THE_RUN}
     model = dataclasses.replace(model, **kept)
@@ -134,11 +123,10 @@ def label_order(folder: source_lib.Folder, config: config_lib.Config) -> list[in
   return labels.order_for(task, folder.hf, folder.path / folders.CONFIG) if task.labels else []
 
 
-def usual(model: config_lib.Model, positions: Any = None) -> config_lib.Config:
+def usual(model: config_lib.Model) -> config_lib.Config:
   """Returns a config to go on from, with the objective that the family was made for."""
   c, target, steps = config_lib, 0, 1000
-  known = [n for n in (model.max_length, positions) if type(n) is int and n > 0]
-  length = min([512, *known])
+  length = min(512, model.max_length or 512)
   match model.architecture:
     case 'encoder_decoder':
       objective, target = c.Objective(name='span_corruption'), 114

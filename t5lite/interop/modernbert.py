@@ -97,6 +97,7 @@ MODERNBERT = family.Family(
     'norm_eps': 'norm_epsilon',
     'global_rope_theta': 'rotary_base',
     'local_rope_theta': 'local_rotary_base',
+    'max_position_embeddings': 'max_length',
     'global_attn_every_n_layers': 'global_every',
     'local_attention': 'local_window',
     'embedding_dropout': 'dropout',
@@ -114,7 +115,6 @@ MODERNBERT = family.Family(
     'norm_order': 'pre',
     'use_bias': False,
     'positions': 'rotary',
-    'max_length': 0,
     'scale_attention': True,
     'tie_embeddings': True,
     'scale_tied_logits': False,
@@ -132,6 +132,7 @@ MODERNBERT = family.Family(
   },
   defaults={
     'norm_eps': 1e-5,
+    'max_position_embeddings': 8192,
     'embedding_dropout': 0.0,
     'attention_dropout': 0.0,
     'mlp_dropout': 0.0,

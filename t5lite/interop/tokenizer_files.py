@@ -65,7 +65,7 @@ def write(
   about = {
     **names,
     'tokenizer_class': 'PreTrainedTokenizerFast',
-    'model_max_length': config.data.input_length,
+    'model_max_length': config.context_length,
     'clean_up_tokenization_spaces': False,
     'model_input_names': ['input_ids', 'attention_mask'],
     'additional_special_tokens': [

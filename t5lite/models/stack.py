@@ -34,7 +34,7 @@ class Stack(nnx.Module):
     self.num_layers = num_layers
     self.num_repeats = num_layers // model.moe_every if model.num_experts else num_layers
     self.causal = causal
-    rows = model.max_length
+    rows = model.max_length if model.positions == 'learned' else 0
     self.position_embed = layers.Embed(model, 'P', rows, rngs(), 'position') if rows else None
     types = model.num_token_types
     self.type_embed = layers.Embed(model, 'P', types, rngs(), 'other') if types else None
