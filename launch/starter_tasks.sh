@@ -27,7 +27,7 @@ all=(
 declare -A shape=(  # of a T5: steps, tokens of the inputs and of the targets
   [classify_debian_section]='600 192 8' [translate_en_de_debian]='1500 128 160'
   [summarize_debian]='600 192 32' [dialogue_chitchat]='600 192 64' [qa_quiz_closed_book]='400 64 32'
-  [all]='1000 256 128'
+  [all]='3700 256 128'
 )
 
 # tune MODEL NAME INIT SOURCE STEPS [FLAG...]: a run that begins with INIT ('' for random parameters).
