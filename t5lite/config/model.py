@@ -28,7 +28,9 @@ class Model:
   norm_epsilon: float
   use_bias: bool  # on every matmul of attention and mlp, and on layer norms
   positions: Literal['relative', 'learned', 'sinusoidal', 'rotary', 'none']
-  max_length: int  # rows of a learned position table; of others 0; or see context_length
+  # Rows of a learned position table; of rotary positions 0, or the longest text that the model is
+  # for, where that is more than data.input_length (an import says so); of others 0.
+  max_length: int
   relative_buckets: int = 32
   relative_max_distance: int = 128
   relative_per_layer: bool = False  # a bias for each layer (umT5), not one for the stack
@@ -87,7 +89,7 @@ class Model:
       fits.get(self.positions, self.max_length == 0),
       'wrong position table',
       f'model.max_length={self.max_length} with positions={self.positions!r}',
-      'set max_length for learned positions, leave it 0 for the others (rotary: as you like)',
+      'set max_length for learned positions, leave it 0 for the others (rotary ones may say it)',
     )
     errors.check(
       not self.relative_per_layer or self.positions == 'relative',

@@ -42,7 +42,7 @@ class Config:
 
   @property
   def context_length(self) -> int:
-    """Tokens that a text may have; a rotary model may have been made for more than the run's."""
+    """Tokens of the longest text that the model is for: the run's, or more, of model.max_length."""
     return max(self.model.max_length, self.data.input_length)
 
   def __post_init__(self):
