@@ -200,21 +200,9 @@ def _prompts(
   vocabulary = tokenizer.vocabulary
   before, after = objectives.around(config, vocabulary)
   ids = tokenizer.encode([example.inputs[0] for example in examples])
-  targets = np.full(len(ids), num_targets)
-  most, _ = objectives.supervised.cut(config, vocabulary, np.array(list(map(len, ids))), targets)
-  (ending,) = tokenizer.encode([task.ending.lstrip()])
-  return [
-    np.array([*before, *_shortened(each, room, len(ending)), *after], np.int32)
-    for each, room in zip(ids, most.tolist(), strict=True)
-  ]
-
-
-def _shortened(ids: np.ndarray, most: int, tail: int) -> np.ndarray:
-  """Returns at most so many ids, with so many of the last among them."""
-  if len(ids) <= most:
-    return ids
-  tail = min(tail, most // 2)
-  return np.concatenate([ids[: most - tail], ids[len(ids) - tail :]])
+  trim = objectives.supervised.trim(config, task, tokenizer.encode)
+  kept = objectives.supervised.trimmed(config, vocabulary, trim, ids, num_targets)
+  return [np.array([*before, *each, *after], np.int32) for each in kept]
 
 
 def _ranked(
@@ -251,7 +239,7 @@ def _by_head(
   if task.words:
     rows = heads.tags(config, params, tokenizer, examples, len(task.labels))
     return [Answer(' '.join(task.labels[tag] for tag in tags)) for tags in rows]
-  logits = heads.labels(config, params, tokenizer, examples, len(task.labels))
+  logits = heads.labels(config, params, tokenizer, examples, task)
   return [_chosen(task, logits_V) for logits_V in logits]
 
 

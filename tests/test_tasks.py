@@ -163,6 +163,28 @@ def test_inputs_that_are_too_long_keep_the_end_of_the_template(model, tmp_path, 
   assert (batch[f'{side}_input_tokens'] > 0).all() or model is GPT
 
 
+@pytest.mark.parametrize('model', [T5, GPT, dataclasses.replace(BERT, num_labels=3)])
+def test_inputs_that_are_too_long_lose_their_start_where_the_task_says_so(
+  model, tmp_path, tokenizer
+):
+  """But not the start of the template."""
+  rows = [
+    {**row, 'one': f'{"It sat and sat. " * 100} Then it left.', 'two': 'It ran.'} for row in ROWS
+  ]
+  task = entailment(write(tmp_path / 'rows', rows), truncation_side='left')
+  batch = data.batch(make_config(task, model), 0)
+  side = 'decoder' if model is GPT else 'encoder'
+  for row in range(8):
+    text = tokenizer.decode(batch[f'{side}_input_tokens'][row])
+    if model.architecture == 'encoder':
+      assert text.startswith('[CLS] ') and 'It sat' in text
+      assert text.endswith('Then it left. [SEP] It ran. [SEP]')
+    else:
+      assert text.removeprefix('</s> ').startswith('premise:') and 'It sat' in text
+      assert ' Then it left. hypothesis: It ran. Follows:' in text
+  assert (batch[f'{side}_input_tokens'] > 0).all() or model is GPT
+
+
 def test_targets_that_are_too_long_still_end(tmp_path, tokenizer):
   task = entailment(write(tmp_path / 'rows'), labels=(), targets='{one} {one}')
   batch = data.batch(make_config(task), 0)
@@ -240,6 +262,10 @@ def test_tasks_that_ship_have_metrics_and_templates_of_their_own(task):
     ({'labels': ('a', 'a')}, 'not a list of labels'),
     ({'texts': ('{one}', '{two}', '{one}')}, 'an encoder reads one text or two'),
     ({'preprocess': 'module'}, 'not a function'),
+    (
+      {'truncation_side': 'left', 'span': 'start', 'labels': ()},
+      'words and spans count from the start of their text.*leave it out',
+    ),
   ],
 )
 def test_a_wrong_task_shows_at_once(changes, what):

@@ -33,6 +33,8 @@ class Task:
   words: str = ''
   # Field with the character of the last of `texts` at which the target begins: an encoder finds it.
   span: str = ''
+  # Where inputs that are too long lose tokens: 'left' keeps the last turns of a dialogue.
+  truncation_side: Literal['right', 'left'] = 'right'
   group: str = ''  # template, the same in rows that exact_match counts as one: right if all are
   references: str = ''  # field with the list of all right answers; '': the target alone
   metrics: tuple[MetricName, ...] = ()
@@ -74,6 +76,12 @@ class Task:
       'give two or more, each once',
     )
     self._check_tokens(where)
+    errors.check(
+      self.truncation_side == 'right' or not (self.words or self.span),
+      'words and spans count from the start of their text',
+      f'{where}: truncation_side={self.truncation_side!r}',
+      'leave it out',
+    )
     errors.check(
       self.preprocess == '' or all(self.preprocess.partition(':')),
       'not a function',
@@ -122,7 +130,9 @@ class Task:
     )
 
   @property
-  def ending(self) -> str:
-    """The text of the inputs' template behind its last field."""
+  def fixed(self) -> str:
+    """The text of the inputs' template at the side that tokens are left out at, which stays."""
     parts = list(string.Formatter().parse(self.inputs))
+    if self.truncation_side == 'left':
+      return parts[0][0]
     return parts[-1][0] if parts[-1][1] is None else ''

@@ -115,7 +115,6 @@ def _task_rows(
   seed: int,
 ) -> rows_lib.Rows:
   vocabulary = tokenizer.vocabulary
-  (ending,) = tokenizer.encode([task.ending.lstrip()])
 
   def sizes(inputs_N: np.ndarray, targets_N: np.ndarray) -> np.ndarray:
     return np.stack(objectives.supervised.lengths(config, vocabulary, inputs_N, targets_N), axis=1)
@@ -123,7 +122,7 @@ def _task_rows(
   return rows_lib.Supervised(
     split,
     fit=functools.partial(objectives.supervised.cut, config, vocabulary),
-    tail=0 if config.model.architecture == 'encoder' else len(ending),
+    trim=objectives.supervised.trim(config, task, tokenizer.encode),
     eos=vocabulary.eos,
     sizes=sizes,
     room=(config.data.input_length, config.data.target_length),

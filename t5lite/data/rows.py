@@ -12,6 +12,7 @@ import numpy as np
 from t5lite.data import packing
 from t5lite.data import splits
 from t5lite.objectives import pairs
+from t5lite.objectives import supervised
 
 
 class Raw(NamedTuple):
@@ -94,7 +95,7 @@ class Supervised:
 
   Args:
     fit: how many of so many input and target tokens there is room for.
-    tail: input tokens at the end that stay where some are left out: the end of the template.
+    trim: which input tokens are left out where there are too many.
     eos: ends the targets, of which some may be left out too.
     sizes: gives the encoder and decoder tokens [N, 2] that so many input and target tokens take.
     room: for such tokens in a row.
@@ -106,13 +107,13 @@ class Supervised:
     split: splits.Split,
     *,
     fit: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-    tail: int,
+    trim: supervised.Trim,
     eos: int,
     sizes: Callable[[np.ndarray, np.ndarray], np.ndarray],
     room: tuple[int, int],
     seed: int | None,
   ):
-    self._split, self._tail, self._eos = split, tail, eos
+    self._split, self._trim, self._eos = split, trim, eos
     self._lengths, self._inputs = split.lengths(), split.lengths('inputs')
     self._starts = np.cumsum(self._lengths) - self._lengths
     self._kept = fit(self._inputs, self._lengths - self._inputs)
@@ -132,8 +133,8 @@ class Supervised:
     if ((kept_inputs_M == inputs_M) & (kept_inputs_M + kept_targets_M == lengths_M)).all():
       return Raw(tokens_MxL, lengths_M, inputs_M)
     place = np.arange(tokens_MxL.shape[1])[None]
-    tail_M = np.minimum(self._tail, kept_inputs_M // 2)
-    kept_MxL = (place < (kept_inputs_M - tail_M)[:, None]) | (place >= (inputs_M - tail_M)[:, None])
+    last_M = self._trim.num_last(kept_inputs_M)
+    kept_MxL = (place < (kept_inputs_M - last_M)[:, None]) | (place >= (inputs_M - last_M)[:, None])
     kept_MxL &= place < (inputs_M + kept_targets_M)[:, None]
     tokens_MxL, lengths_M = pairs.compact(tokens_MxL, kept_MxL)
     tokens_MxL[np.arange(len(lengths_M)), lengths_M - 1] = self._eos

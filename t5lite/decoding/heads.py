@@ -19,6 +19,7 @@ from t5lite.models import decode
 from t5lite.tasks import rendering
 
 LONGEST = 30  # tokens of a span (Devlin et al. 2019, in their code)
+TARGETS = 2  # of a row: a mark, which is not known, and the end of text
 MISSING = 0  # label of a word that has no token in the row: behind its end, or no text to the model
 
 
@@ -27,11 +28,14 @@ def labels(
   params: models.Params,
   tokenizer: tokenizer_lib.Tokenizer,
   examples: Sequence[rendering.Example],
-  num_labels: int,
+  task: config_lib.Task,
 ) -> list[np.ndarray]:
   """Returns the logits [V] of each example's labels, at its first token."""
-  rows = _rows(config, params, tokenizer, _whole(tokenizer, examples))
-  return [logits_TV[0, :num_labels] for logits_TV in rows]
+  trim = objectives.supervised.trim(config, task, tokenizer.encode)
+  whole = _whole(tokenizer, examples)
+  inputs = objectives.supervised.trimmed(config, tokenizer.vocabulary, trim, whole, TARGETS)
+  rows = _rows(config, params, tokenizer, inputs)
+  return [logits_TV[0, : len(task.labels)] for logits_TV in rows]
 
 
 def tags(
@@ -91,7 +95,7 @@ def _windows(
   others = tokenizer.encode(example.inputs[:-1])
   before = objectives.supervised.separated(tokenizer.vocabulary, [*others, ids[:0]])
   most = np.array([len(before) + len(ids)])
-  (most,), _ = objectives.supervised.cut(config, tokenizer.vocabulary, most, np.array([2]))
+  (most,), _ = objectives.supervised.cut(config, tokenizer.vocabulary, most, np.array([TARGETS]))
   room = int(most) - len(before)
   if room < 1 or not len(ids):
     return
@@ -148,12 +152,14 @@ def _batch(
   """Returns a batch with an example in each row, as it is in training, and its inputs' tokens."""
   config = dataclasses.replace(config, data=dataclasses.replace(config.data, examples='windows'))
   vocabulary, sizes_N = tokenizer.vocabulary, np.array(list(map(len, inputs)))
-  kept_N, _ = objectives.supervised.cut(config, vocabulary, sizes_N, np.full(len(inputs), 2))
-  tokens_NxL = np.zeros((len(inputs), kept_N.max() + 2), np.int32)  # a mark, not known, and EOS
+  kept_N, _ = objectives.supervised.cut(config, vocabulary, sizes_N, np.full(len(inputs), TARGETS))
+  tokens_NxL = np.zeros((len(inputs), kept_N.max() + TARGETS), np.int32)
   for row, ids, length in zip(tokens_NxL, inputs, kept_N, strict=True):
     row[:length] = ids[:length]
   keys_N = np.zeros(len(inputs), np.uint64)
-  batch = objectives.batch(config, vocabulary, tokens_NxL, kept_N + 2, keys_N, inputs_N=kept_N)
+  batch = objectives.batch(
+    config, vocabulary, tokens_NxL, kept_N + TARGETS, keys_N, inputs_N=kept_N
+  )
   return batch, kept_N
 
 

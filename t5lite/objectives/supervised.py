@@ -6,7 +6,8 @@ its pre-training taught it to expect, and so does one that is asked to go on fro
 Letters: N examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,6 +66,51 @@ def cut(
       return np.minimum(inputs_N, most - targets_N), targets_N
     case 'encoder':
       return np.minimum(inputs_N, data.input_length - extra), targets_N
+
+
+class Trim(NamedTuple):
+  """What inputs that are too long lose: tokens of one side, but not the template's there.
+
+  Attributes:
+    left: of the left side.
+    fixed: tokens of the template that stay.
+  """
+
+  left: bool
+  fixed: int
+
+  def num_last(self, kept_N: np.ndarray) -> np.ndarray:
+    """Returns how many of so many tokens that stay are the last; the others are the first."""
+    fixed_N = np.minimum(self.fixed, kept_N // 2)
+    return kept_N - fixed_N if self.left else fixed_N
+
+
+def trim(
+  config: config_lib.Config,
+  task: config_lib.Task,
+  encode: Callable[[Sequence[str]], list[np.ndarray]],
+) -> Trim:
+  """Returns what too long inputs of a task lose; an encoder's have no template."""
+  (fixed,) = encode([task.fixed.strip()])
+  is_encoder = config.model.architecture == 'encoder'
+  return Trim(task.truncation_side == 'left', 0 if is_encoder else len(fixed))
+
+
+def trimmed(
+  config: config_lib.Config,
+  vocabulary: Vocabulary,
+  trim: Trim,
+  inputs: Sequence[np.ndarray],
+  num_targets: int,
+) -> list[np.ndarray]:
+  """Returns the inputs without what there is no room for beside so many targets."""
+  sizes_N = np.array(list(map(len, inputs)))
+  kept_N, _ = cut(config, vocabulary, sizes_N, np.full(len(inputs), num_targets))
+  last_N = trim.num_last(kept_N)
+  return [
+    np.concatenate([ids[: kept - last], ids[len(ids) - last :]]) if kept < len(ids) else ids
+    for ids, kept, last in zip(inputs, kept_N.tolist(), last_N.tolist(), strict=True)
+  ]
 
 
 def lengths(

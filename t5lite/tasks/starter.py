@@ -25,7 +25,12 @@ Name = Literal[
 
 
 def _task(
-  name: Name, before: str, after: str, *metrics: MetricName, labels: tuple[str, ...] = ()
+  name: Name,
+  before: str,
+  after: str,
+  *metrics: MetricName,
+  labels: tuple[str, ...] = (),
+  truncation_side: Literal['right', 'left'] = 'right',
 ) -> Task:
   return Task(
     name=name,
@@ -34,6 +39,7 @@ def _task(
     targets='{target}',
     labels=labels,
     texts=('{input}',),
+    truncation_side=truncation_side,
     metrics=metrics,
     split_field='split',
   )
@@ -41,7 +47,7 @@ def _task(
 
 TASKS = (
   _task('classify_debian_section', 'classify', 'section', 'accuracy', 'f1', labels=SECTIONS),
-  _task('dialogue_chitchat', 'dialogue', 'answer', 'bleu', 'rouge'),
+  _task('dialogue_chitchat', 'dialogue', 'answer', 'bleu', 'rouge', truncation_side='left'),
   _task('qa_quiz_closed_book', 'question', 'answer', 'exact_match', 'token_f1'),
   _task('summarize_debian', 'summarize', 'summary', 'rouge'),
   _task('translate_en_de_debian', 'translate English to German', 'German', 'bleu', 'chrf'),
