@@ -98,4 +98,6 @@ tune_t5 t5-all "$runs/t5" "($mixture)" "${shape[all]}" --set=data.temperature=1.
   --set=data.most_examples=20000
 judge t5-all "${all[@]}"
 
+# ROUGE says nothing of dialogues: which of ten replies is the one that was given?
+python tests/benchmarks/dialogue_choice.py "$runs"/{t5,gpt}-{pretrained,scratch}-dialogue_chitchat "$runs/t5-all"
 python tests/benchmarks/task_table.py "$runs"

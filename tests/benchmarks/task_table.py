@@ -20,6 +20,7 @@ HEADLINE = {  # the metric that a task is compared by
   'dialogue_chitchat': 'rougeL',
   'qa_quiz_closed_book': 'token_f1',
 }
+DIALOGUE, HITS = 'dialogue_chitchat', 'hits@1'  # of dialogue_choice.py, whose file it is in
 RUNS = {
   'T5': 't5-pretrained-{}',
   'T5, not pre-trained': 't5-scratch-{}',
@@ -36,7 +37,7 @@ BASELINES = (
 
 
 def results(runs: pathlib.Path) -> dict[str, dict[str, float]]:
-  """Returns {row: {task: its headline metric}}, without what is not there."""
+  """Returns {row: {task: its headline metric, HITS: of dialogues}}, without what is not there."""
   baselines = runs / 'baselines.json'
   if not baselines.exists():
     task_baselines.main(str(baselines))
@@ -51,15 +52,20 @@ def results(runs: pathlib.Path) -> dict[str, dict[str, float]]:
       path = runs / folder.format(task) / 'tasks' / f'{task}-test.json'
       if path.exists():
         table[name][task] = json.loads(path.read_text())['values'][HEADLINE[task]]
+    choice = runs / folder.format(DIALOGUE) / 'dialogue_choice.json'
+    if choice.exists():
+      table[name][HITS] = json.loads(choice.read_text())[HITS]
   return table
 
 
 def main(runs: str) -> None:
   assert HEADLINE.keys() == {task.name for task in tasks.starter.TASKS}
-  print('| | ' + ' | '.join(f'{task}, {metric}' for task, metric in HEADLINE.items()) + ' |')
-  print('| --- |' + ' --- |' * len(HEADLINE))
-  for name, values in results(pathlib.Path(runs)).items():
-    cells = [f'{values[task]:.3f}' if task in values else '-' for task in HEADLINE]
+  table = results(pathlib.Path(runs))  # which says what it works out
+  heads = [*(f'{task}, {metric}' for task, metric in HEADLINE.items()), f'{DIALOGUE}, {HITS}']
+  print('| | ' + ' | '.join(heads) + ' |')
+  print('| --- |' + ' --- |' * len(heads))
+  for name, values in table.items():
+    cells = [f'{values[task]:.3f}' if task in values else '-' for task in (*HEADLINE, HITS)]
     print(f'| {name} | ' + ' | '.join(cells) + ' |')
 
 
