@@ -39,7 +39,7 @@ class Evaluator:
     self._mesh = mesh
     self._dataset = data.open(config, 'held_out')
     for name in config.eval.tasks:  # a wrong one shows before the first step
-      judging.way_of(config, tasks.find(name, config.tasks))
+      judging.rows_of(config, name, 'validation', most=1)
     check_best(config)
     self._sums = jax.jit(functools.partial(losses.of_batch, config))
 
@@ -99,13 +99,14 @@ def check_best(config: config_lib.Config) -> None:
   """Raises ConfigError if `checkpoint.best` names nothing that an evaluation gives."""
   if not config.checkpoint.best:
     return
-  _, *task, name = config.checkpoint.best.split('/')
-  known = OF_TEXT
-  if task:  # a metric's values begin with its name: rouge1, f1_macro
-    known = (*tasks.find('/'.join(task), config.tasks).metrics, 'calibration_error')
-  there = name in known or (bool(task) and name.startswith(known))
+  known = [f'eval/{name}' for name in OF_TEXT]
+  if config.model.num_labels:
+    known.remove('eval/bits_per_byte')
+  for each in config.eval.tasks:
+    task = tasks.find(each, config.tasks)
+    known += [f'eval/{task.name}/{name}' for name in judging.values_of(config, task)]
   where, remedy = f'checkpoint.best={config.checkpoint.best!r}', f'use one of {", ".join(known)}'
-  errors.check(there, 'no such metric', where, remedy)
+  errors.check(config.checkpoint.best in known, 'no such metric', where, remedy)
 
 
 def target_counts(batch: dict[str, np.ndarray]) -> collections.Counter:

@@ -23,6 +23,7 @@ from t5lite import tasks
 from t5lite.data import task_rows
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.decoding import heads
+from t5lite.decoding import likelihood
 from t5lite.decoding import ranking
 from t5lite.tasks import calibration
 from t5lite.tasks import metrics
@@ -99,6 +100,25 @@ def judge(
     ConfigError: no such task or split, or the model has no way to do it.
     DataError: its rows are missing or damaged.
   """
+  task, way, examples = rows_of(config, name, side, most)
+  if way == 'text':
+    answers = _written(config, params, tokenizer, task, examples, sampler, seed)
+  else:
+    answer = {'head': _by_head, 'rank': _ranked}[way]
+    answers = answer(config, params, tokenizer, task, examples)
+  judged = _judged(task, getattr(task, side), way, examples, answers)
+  if way != 'text':
+    return judged
+  drawn = 'sample' if getattr(sampler, 'temperature', 0) else 'greedy'
+  kind = 'beam' if isinstance(sampler, decoding.Beam) else drawn
+  said = {'kind': kind, **dataclasses.asdict(sampler), 'seed': seed}
+  return dataclasses.replace(judged, sampler=said)
+
+
+def rows_of(
+  config: config_lib.Config, name: str, side: Literal['validation', 'test'], most: int
+) -> tuple[config_lib.Task, Way, list[rendering.Example]]:
+  """Returns a task, how the run answers it, and its rows; arguments and errors as `judge`."""
   task = tasks.find(name, config.tasks)
   split = getattr(task, side)
   errors.check(
@@ -110,18 +130,14 @@ def judge(
   examples = list(itertools.islice(source.documents(), most or None))
   if not examples:
     raise errors.DataError('no rows', f'task {task.name!r}, split {split!r}', 'name a split it has')
-  if way == 'text':
-    answers = _written(config, params, tokenizer, task, examples, sampler, seed)
-  else:
-    answer = {'head': _by_head, 'rank': _ranked}[way]
-    answers = answer(config, params, tokenizer, task, examples)
-  judged = _judged(task, split, way, examples, answers)
-  if way != 'text':
-    return judged
-  drawn = 'sample' if getattr(sampler, 'temperature', 0) else 'greedy'
-  kind = 'beam' if isinstance(sampler, decoding.Beam) else drawn
-  said = {'kind': kind, **dataclasses.asdict(sampler), 'seed': seed}
-  return dataclasses.replace(judged, sampler=said)
+  return task, way, examples
+
+
+def values_of(config: config_lib.Config, task: config_lib.Task) -> list[str]:
+  """Returns the names of what is measured of a task."""
+  found = [value for name in task.metrics for value in metrics.names(name)]
+  of_shares = task.labels and not task.words and way_of(config, task) != 'text'
+  return [*found, 'calibration_error'] if of_shares else found
 
 
 def way_of(config: config_lib.Config, task: config_lib.Task) -> Way:
@@ -200,8 +216,10 @@ def _prompts(
   vocabulary = tokenizer.vocabulary
   before, after = objectives.around(config, vocabulary)
   ids = tokenizer.encode([example.inputs[0] for example in examples])
-  trim = objectives.supervised.trim(config, task, tokenizer.encode)
-  kept = objectives.supervised.trimmed(config, vocabulary, trim, ids, num_targets)
+  sizes_N, targets_N = np.array(list(map(len, ids))), np.full(len(ids), num_targets)
+  kept_N, _ = objectives.supervised.cut(config, vocabulary, sizes_N, targets_N)
+  trim = objectives.supervised.trim(task, tokenizer.encode, for_encoder=False)
+  kept = objectives.supervised.trimmed(trim, ids, kept_N)
   return [np.array([*before, *each, *after], np.int32) for each in kept]
 
 
@@ -213,12 +231,31 @@ def _ranked(
   examples: Sequence[rendering.Example],
 ) -> list[Answer]:
   gap = SENTINEL if _fills_gaps(config) else ''
-  texts = [f'{example.inputs[0]} {gap}'.rstrip() for example in examples]
   labels = [f'{gap} {label}'.lstrip() for label in task.labels]
-  longest = config.data.input_length
+  longest, architecture = config.data.input_length, config.model.architecture
+  alone = [ranking.of_texts(config, tokenizer, gap, label) for label in labels]
+  room = longest - max(likelihood.lengths_of(architecture, pair)[0] for pair in alone)
+  texts = [f'{text} {gap}'.rstrip() for text in _shown(tokenizer, task, examples, room)]
   found = ranking.rank(config, params, tokenizer, texts, [labels] * len(texts), longest=longest)
   sums = [[score.log_likelihood for score in each.scores] for each in found]
   return [_chosen(task, np.array(each)) for each in sums]
+
+
+def _shown(
+  tokenizer: tokenizer_lib.Tokenizer,
+  task: config_lib.Task,
+  examples: Sequence[rendering.Example],
+  room: int,
+) -> list[str]:
+  """Returns the inputs, those of more tokens than there is room for cut as in training."""
+  texts = [example.inputs[0] for example in examples]
+  ids = tokenizer.encode(texts)
+  trim = objectives.supervised.trim(task, tokenizer.encode, for_encoder=False)
+  kept = objectives.supervised.trimmed(trim, ids, np.minimum(list(map(len, ids)), max(room, 1)))
+  return [
+    text if len(some) == len(whole) else tokenizer.decode(some)
+    for text, whole, some in zip(texts, ids, kept, strict=True)
+  ]
 
 
 def _fills_gaps(config: config_lib.Config) -> bool:

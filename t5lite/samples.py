@@ -36,7 +36,7 @@ def of_batch(
 
 def _continued(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]:
   divide = _whole if config.model.architecture == 'encoder_decoder' else _divided
-  prompts, targets = zip(*(divide(batch, row) for row in range(COUNT)), strict=True)
+  prompts, targets = zip(*(divide(batch, row) for row in _rows(batch)), strict=True)
   outputs = decoding.generate(
     config.model,
     params,
@@ -88,13 +88,17 @@ def _filled(config, params, tokenizer, batch) -> list[tuple[np.ndarray, ...]]:
   likeliest = logits.argmax(axis=-1)
   inputs, targets = batch['encoder_input_tokens'], batch['encoder_target_tokens']
   if config.model.spans:
-    return [_found(batch, logits, row) for row in range(COUNT)]
+    return [_found(batch, logits, row) for row in _rows(batch)]
   if config.model.num_labels:
     asked = batch['encoder_loss_weights'] > 0
-    labels = [[each[row][asked[row]] for each in (targets, likeliest)] for row in range(COUNT)]
-    return [(inputs[row], *labels[row]) for row in range(COUNT)]
+    labels = [[each[row][asked[row]] for each in (targets, likeliest)] for row in _rows(batch)]
+    return [(inputs[row], *labels[row]) for row in _rows(batch)]
   filled = np.where(batch['encoder_loss_weights'] > 0, likeliest, targets)
   return list(zip(inputs[:COUNT], targets[:COUNT], filled[:COUNT], strict=True))
+
+
+def _rows(batch: dataset.Batch) -> range:
+  return range(min(COUNT, len(next(iter(batch.values())))))
 
 
 def _found(batch: dataset.Batch, logits_BTK: np.ndarray, row: int) -> tuple[np.ndarray, ...]:

@@ -326,24 +326,25 @@ def pause(this: Run, state: State, step: int) -> None:
   """Does what is due after a step: evaluation, samples, checkpoint."""
   config, last = this.config, step == this.config.train.steps
   if last or _at(step, config.eval.every):
-    this.evaluations[step] = measured = this.evaluator.measure(state.params)
-    wanted = config.checkpoint.best
-    there = ', '.join(measured)
-    errors.check(not wanted or wanted in measured, 'no such metric', wanted, f'use one of {there}')
+    this.evaluations[step] = this.evaluator.measure(state.params)
     this.writer.write(step, this.evaluations[step])
+  if last or _at(step, config.checkpoint.every) or step == best_evaluation(this)[0]:
+    save(this, state, step)
   if _at(step, config.train.sample_every) or (last and config.train.sample_every):
     for name, text in this.evaluator.samples(state.params):
       this.writer.text(step, name, text)
-  if last or _at(step, config.checkpoint.every):
-    save(this, state, step)
+
+
+def best_evaluation(this: Run) -> tuple[int | None, dict[int, float]]:
+  """Returns the step that `checkpoint.best` finds best, or None, and its values by step."""
+  metric = this.config.checkpoint.best
+  values = {step: each[metric] for step, each in this.evaluations.items() if metric in each}
+  return stored.better(metric, values), values
 
 
 def out_of_patience(this: Run) -> str:
   """Returns why training ends before its last step, in words, or ''."""
-  policy = this.config.checkpoint
-  given = {step: each.get(policy.best) for step, each in this.evaluations.items()}
-  values = {step: value for step, value in given.items() if value is not None}
-  best = stored.better(policy.best, values)
+  policy, (best, values) = this.config.checkpoint, best_evaluation(this)
   if not policy.patience or best is None or sum(s > best for s in values) < policy.patience:
     return ''
   return f'{policy.best} was best at step {best}, {values[best]:.4g}'

@@ -20,6 +20,7 @@ from t5lite import models
 from t5lite import presets
 from t5lite import stored
 from t5lite import tasks
+from t5lite import samples
 from t5lite import train
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.decoding import ranking
@@ -204,7 +205,7 @@ def test_tasks_are_done_at_each_evaluation_and_the_best_is_kept(task, tmp_path, 
   config = dataclasses.replace(
     config,
     eval=config_lib.Eval(every=1, tasks=('animals',), examples=20),
-    checkpoint=config_lib.Checkpoint(every=1, keep_last=1, best=best),
+    checkpoint=config_lib.Checkpoint(every=0, keep_last=1, best=best),  # saved as it is the best
   )
   train.run(config, tmp_path)
   logged = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
@@ -252,7 +253,10 @@ def test_a_wrong_best_shows_at_once(best, tasks, what, task):
     )
 
 
-@pytest.mark.parametrize('name', ['bleu', 'animals/nope'])
+@pytest.mark.parametrize(
+  'name',
+  ['bleu', 'animals/nope', 'animals/f1', 'animals/accuracyy', 'animals/f1/yes', 'bits_per_byte'],
+)
 def test_a_metric_that_no_evaluation_gives_shows_at_once(name, task, tmp_path):
   config = dataclasses.replace(
     make_config(task, HEAD, steps=1),
@@ -262,6 +266,57 @@ def test_a_metric_that_no_evaluation_gives_shows_at_once(name, task, tmp_path):
   with pytest.raises(errors.ConfigError, match=f"no such metric: .*'eval/{name}': use one of "):
     train.run(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('model', [T5, GPT, BERT], ids=['t5', 'gpt', 'bert'])
+@pytest.mark.parametrize('side', ['right', 'left'])
+def test_zero_shot_reads_of_a_long_row_what_training_would_show(
+  model, side, task, tokenizer, monkeypatch
+):
+  rows = [{'text': 'One. ' + 'It sat. ' * 50 + 'Last.', 'is': 'no', 'split': 'validation'}]
+  path = pathlib.Path(task.source.removeprefix('jsonl:'))
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  config = make_config(wrong(task, truncation_side=side), model, source='corpus')
+  asked = []
+  score = judging.likelihood.score
+  monkeypatch.setattr(
+    judging.likelihood, 'score', lambda *given: asked.extend(given[3]) or score(*given)
+  )
+  judge(config, initial(config), tokenizer)
+  assert len(asked) == 2
+  for pair in asked:
+    shown = tokenizer.decode(pair.inputs).removeprefix('</s> ').removeprefix('[CLS] ')
+    assert shown.startswith('Does it live?') and 'It sat.' in shown
+    assert ('One.' in shown, 'Last.' in shown) == (side == 'right', side == 'left')
+    shown = shown.removesuffix(' </s>').removesuffix(' <extra_id_0>')
+    assert shown.endswith(' Answer:')
+    length = judging.likelihood.lengths_of(model.architecture, pair)[0]
+    assert 44 <= length <= config.data.input_length == 48
+
+
+@pytest.mark.parametrize(
+  ('changes', 'what'),
+  [
+    ({'validation': ''}, 'task without rows for validation'),
+    ({'source': 'jsonl:/nowhere'}, 'no such file: .*/nowhere'),
+    ({'validation': 'dev'}, "no rows: .*split 'dev'"),
+  ],
+)
+def test_a_probe_without_rows_shows_at_once(changes, what, task, tmp_path):
+  config = make_config(wrong(task, **changes), GPT, source='corpus', steps=1)
+  config = dataclasses.replace(config, eval=config_lib.Eval(tasks=('animals',)))
+  with pytest.raises(errors.UserError, match=what):
+    train.run(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('model', [T5, GPT, HEAD], ids=['t5', 'gpt', 'head'])
+def test_a_batch_of_one_row_gives_a_sample(model, task, tokenizer):
+  config = make_config(task, model)
+  batch = {name: x[:1] for name, x in data.batch(config, 0).items()}
+  params = jax.jit(models.init, static_argnums=0)(config.model, jax.random.key(0))
+  made = samples.of_batch(config, params, tokenizer, batch)
+  assert [name for name, _ in made] == ['0/input', '0/target', '0/prediction']
 
 
 def test_a_head_for_labels_is_asked_for_nothing_else(task, tokenizer, tmp_path):

@@ -160,6 +160,7 @@ def test_empty_predictions_are_worse_than_right_ones(name):
   right = ['B-1 O', 'O B-2'] if name == 'entity_f1' else right
   empty, perfect = (metrics.compute(name, given, right) for given in (['', ''], right))
   assert all(map(math.isfinite, [*empty.values(), *perfect.values()]))
+  assert tuple(key for key in perfect if '/' not in key) == metrics.names(name)
   first = next(iter(perfect))
   assert empty[first] <= 0
   assert perfect[first] == pytest.approx(100 if name in ('bleu', 'chrf') else 1)

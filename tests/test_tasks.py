@@ -193,7 +193,7 @@ def test_targets_that_are_too_long_still_end(tmp_path, tokenizer):
 
 
 def test_a_file_without_splits_keeps_a_share_for_validation(tmp_path, tokenizer):
-  task = entailment(write(tmp_path / 'rows'), split_field='', validation='')
+  task = entailment(write(tmp_path / 'rows'), split_field='', validation='', test='')
   config = make_config(task, batch_size=2, held_out=0.3)
   sides = []
   for side in ('train', 'held_out'):
@@ -253,6 +253,17 @@ def test_tasks_that_ship_have_metrics_and_templates_of_their_own(task):
   assert bool(task.labels) == bool(of_labels & set(task.metrics))
 
 
+def failing(row):
+  yield {**row, 'label': 1 // 0}
+
+
+@pytest.mark.parametrize('field', ['two', 'label'])
+def test_a_field_that_is_null_is_told(field, tmp_path):
+  rows = [{**row, field: None} for row in ROWS]
+  with pytest.raises(errors.DataError, match=f"field '{field}' is null for the"):
+    data.batch(make_config(entailment(write(tmp_path / 'rows', rows))), 0)
+
+
 @pytest.mark.parametrize(
   ('changes', 'what'),
   [
@@ -262,6 +273,9 @@ def test_tasks_that_ship_have_metrics_and_templates_of_their_own(task):
     ({'labels': ('a', 'a')}, 'not a list of labels'),
     ({'texts': ('{one}', '{two}', '{one}')}, 'an encoder reads one text or two'),
     ({'preprocess': 'module'}, 'not a function'),
+    ({'name': 'a/b'}, "not a name: task 'a/b'"),
+    ({'split_field': ''}, 'rows of no split: .*splits train, dev, test: .*one split alone'),
+    ({'split_field': '', 'train': '', 'validation': '', 'test': ''}, 'rows of no split'),
     (
       {'truncation_side': 'left', 'span': 'start', 'labels': ()},
       'words and spans count from the start of their text.*leave it out',
@@ -276,6 +290,14 @@ def test_a_wrong_task_shows_at_once(changes, what):
 @pytest.mark.parametrize(
   ('changes', 'what'),
   [
+    ({'inputs': '{one[en]}'}, 'string indices must be .* for the inputs=.{one.en.}'),
+    ({'inputs': '{0}'}, 'positional fields for the inputs'),
+    ({'inputs': '{one.x}'}, "no attribute 'x' for the inputs"),
+    ({'inputs': '{one:d}'}, "'d' for object of type 'str' for the inputs"),
+    ({'references': 'one'}, "field 'one' is one text"),
+    ({'references': 'label'}, "field 'label' is no list of texts"),
+    ({'preprocess': f'{__name__}:failing'}, 'test_tasks:failing raises ZeroDivisionError: '),
+    ({'train': '', 'split_field': '', 'validation': ''}, 'task without rows to train on'),
     ({'inputs': '{three}'}, "no field 'three' for the inputs.*its fields are one, two"),
     ({'labels': ('yes', 'no')}, 'label 2 of 2'),
     ({'targets': '{one}'}, "label 'The cat number 1 sat on the mat.' is none of yes, no, may be"),

@@ -80,7 +80,7 @@ class Config:
       f'model.spans=True with train.label_smoothing={self.train.label_smoothing}',
       'use train.label_smoothing=0',
     )
-    best = self.checkpoint.best.split('/')
+    best = self.checkpoint.best.split('/', 2)
     errors.check(
       len(best) != 3 or best[1] in self.eval.tasks,
       'the best of a task that is not evaluated',

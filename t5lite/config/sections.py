@@ -218,7 +218,7 @@ class Checkpoint:
   every: int = 1000  # steps; 0: only at the end
   keep_last: int = 2
   keep_every: int = 0  # steps; checkpoints at its multiples stay for ever; 0: none
-  best: str = ''  # 'eval/loss' or another metric of evaluation: its best stays, and is what is used
+  best: str = ''  # 'eval/loss' or another of evaluation: its best is saved, stays and is used
   patience: int = 0  # evaluations without a better one after which training ends; 0: it goes on
 
   def __post_init__(self):

@@ -39,13 +39,26 @@ class Task:
   references: str = ''  # field with the list of all right answers; '': the target alone
   metrics: tuple[MetricName, ...] = ()
   preprocess: str = ''  # MODULE:FUNCTION that gives the task's rows of a row; '': the row itself
-  split_field: str = ''  # field that names a row's split; '': the source has splits (tfds)
-  train: str = 'train'  # the names of the splits
+  split_field: str = ''  # field that names a row's split; '': the source has splits (tfds), or one
+  train: str = 'train'  # the names of the splits; '': there is none
   validation: str = 'validation'  # '': data.held_out of the training rows
   test: str = 'test'
 
   def __post_init__(self):
     where = f'task {self.name!r}'
+    errors.check(
+      re.fullmatch(r'[\w.-]+', self.name) is not None,
+      'not a name',
+      where,
+      'use letters, digits, and _, - or . between them',
+    )
+    named = [name for name in (self.train, self.validation, self.test) if name]
+    errors.check(
+      bool(self.split_field) or self.source.startswith('tfds:') or len(named) == 1,
+      'rows of no split',
+      f'{where}: split_field={self.split_field!r} with the splits {", ".join(named)}',
+      "name the field that says a row's split, or one split alone: validation='', test=''",
+    )
     templates = {'inputs': self.inputs, 'targets': self.targets}
     for number, text in enumerate(self.texts):
       templates[f'texts[{number}]'] = text

@@ -67,6 +67,9 @@ def _task_split(
   objectives.check_task(config, tokenizer.vocabulary, task)
   whole = side == 'all' or bool(task.validation)
   split = task.train if side == 'train' or not whole else task.validation
+  errors.check(
+    bool(split), 'task without rows to train on', f'task {task.name!r}', 'name its train'
+  )
   source = task_rows.open(task, split, config.model.architecture)
   store = prepare.cached_store(source, tokenizer, config.data.cache)
   return splits.open(store, 'all' if whole else side, config.data.held_out)
@@ -122,7 +125,9 @@ def _task_rows(
   return rows_lib.Supervised(
     split,
     fit=functools.partial(objectives.supervised.cut, config, vocabulary),
-    trim=objectives.supervised.trim(config, task, tokenizer.encode),
+    trim=objectives.supervised.trim(
+      task, tokenizer.encode, for_encoder=config.model.architecture == 'encoder'
+    ),
     eos=vocabulary.eos,
     sizes=sizes,
     room=(config.data.input_length, config.data.target_length),

@@ -31,9 +31,9 @@ def labels(
   task: config_lib.Task,
 ) -> list[np.ndarray]:
   """Returns the logits [V] of each example's labels, at its first token."""
-  trim = objectives.supervised.trim(config, task, tokenizer.encode)
+  trim = objectives.supervised.trim(task, tokenizer.encode, for_encoder=True)
   whole = _whole(tokenizer, examples)
-  inputs = objectives.supervised.trimmed(config, tokenizer.vocabulary, trim, whole, TARGETS)
+  inputs = objectives.supervised.trimmed(trim, whole, _kept(config, tokenizer, whole))
   rows = _rows(config, params, tokenizer, inputs)
   return [logits_TV[0, : len(task.labels)] for logits_TV in rows]
 
@@ -151,8 +151,7 @@ def _batch(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Returns a batch with an example in each row, as it is in training, and its inputs' tokens."""
   config = dataclasses.replace(config, data=dataclasses.replace(config.data, examples='windows'))
-  vocabulary, sizes_N = tokenizer.vocabulary, np.array(list(map(len, inputs)))
-  kept_N, _ = objectives.supervised.cut(config, vocabulary, sizes_N, np.full(len(inputs), TARGETS))
+  vocabulary, kept_N = tokenizer.vocabulary, _kept(config, tokenizer, inputs)
   tokens_NxL = np.zeros((len(inputs), kept_N.max() + TARGETS), np.int32)
   for row, ids, length in zip(tokens_NxL, inputs, kept_N, strict=True):
     row[:length] = ids[:length]
@@ -161,6 +160,14 @@ def _batch(
     config, vocabulary, tokens_NxL, kept_N + TARGETS, keys_N, inputs_N=kept_N
   )
   return batch, kept_N
+
+
+def _kept(
+  config: config_lib.Config, tokenizer: tokenizer_lib.Tokenizer, inputs: Sequence[np.ndarray]
+) -> np.ndarray:
+  """Returns how many tokens of each input fit into a row."""
+  sizes_N, targets_N = np.array(list(map(len, inputs))), np.full(len(inputs), TARGETS)
+  return objectives.supervised.cut(config, tokenizer.vocabulary, sizes_N, targets_N)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -86,26 +86,15 @@ class Trim(NamedTuple):
 
 
 def trim(
-  config: config_lib.Config,
-  task: config_lib.Task,
-  encode: Callable[[Sequence[str]], list[np.ndarray]],
+  task: config_lib.Task, encode: Callable[[Sequence[str]], list[np.ndarray]], *, for_encoder: bool
 ) -> Trim:
-  """Returns what too long inputs of a task lose; an encoder's have no template."""
+  """Returns what too long inputs of a task lose; nothing is fixed in texts for an encoder."""
   (fixed,) = encode([task.fixed.strip()])
-  is_encoder = config.model.architecture == 'encoder'
-  return Trim(task.truncation_side == 'left', 0 if is_encoder else len(fixed))
+  return Trim(task.truncation_side == 'left', 0 if for_encoder else len(fixed))
 
 
-def trimmed(
-  config: config_lib.Config,
-  vocabulary: Vocabulary,
-  trim: Trim,
-  inputs: Sequence[np.ndarray],
-  num_targets: int,
-) -> list[np.ndarray]:
-  """Returns the inputs without what there is no room for beside so many targets."""
-  sizes_N = np.array(list(map(len, inputs)))
-  kept_N, _ = cut(config, vocabulary, sizes_N, np.full(len(inputs), num_targets))
+def trimmed(trim: Trim, inputs: Sequence[np.ndarray], kept_N: np.ndarray) -> list[np.ndarray]:
+  """Returns inputs of which so many tokens stay."""
   last_N = trim.num_last(kept_N)
   return [
     np.concatenate([ids[: kept - last], ids[len(ids) - last :]]) if kept < len(ids) else ids

@@ -52,6 +52,11 @@ def compute(name: Name, predictions: Sequence[str], references: References) -> V
   return _COMPUTE[name](predictions, rows if name in MANY else [row[0] for row in rows])
 
 
+def names(name: Name) -> tuple[str, ...]:
+  """Returns the names of a metric's values, but for those of single labels."""
+  return _NAMES.get(name, (name,))
+
+
 def signature(name: Name, references: References) -> str:
   """Returns what to report beside a score so that others can repeat it; '' where nothing is open.
 
@@ -266,6 +271,15 @@ def _rouge(predictions: Sequence[str], rows: Sequence[Sequence[str]]) -> Values:
   return {name: sum(score[name].fmeasure for score in scores) / len(scores) for name in ROUGE}
 
 
+_NAMES: Mapping[Name, tuple[str, ...]] = types.MappingProxyType(
+  {
+    'f1': ('f1_macro',),
+    'entity_f1': ('entity_precision', 'entity_recall', 'entity_f1'),
+    'pearson': ('pearson', 'pearson_no_numbers'),
+    'spearman': ('spearman', 'spearman_no_numbers'),
+    'rouge': ROUGE,
+  }
+)
 _COMPUTE: Mapping[Name, Callable[..., Values]] = types.MappingProxyType(
   {
     'accuracy': _accuracy,

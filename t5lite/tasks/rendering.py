@@ -1,6 +1,6 @@
 """From the row of a task to its text."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 import importlib
 import itertools
 from typing import Any, NamedTuple
@@ -48,11 +48,21 @@ def example(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
     raise _error(task, 'row without inputs', row, 'remove it, or mend the template')
   references = (targets,)
   if task.references:
-    references = tuple(_value(task, task.references, row)) or references
+    references = _references(task, row) or references
   label = task.labels.index(targets) if for_encoder and task.labels else -1
   span = _span(task, row, inputs[-1], targets) if for_encoder and task.span else ()
   group = _fill(task, 'group', task.group, row) if task.group else ''
   return Example(inputs, targets, references, label, span=span, group=group)
+
+
+def _references(task: config.Task, row: Row) -> tuple[str, ...]:
+  name = task.references
+  found = _value(task, name, row)
+  if not isinstance(found, Collection) or not all(isinstance(each, str) for each in found):
+    raise _error(task, f'field {name!r} is no list of texts', row, 'mend the row')
+  if isinstance(found, str):
+    raise _error(task, f'field {name!r} is one text', row, 'make it a list of right answers')
+  return tuple(found)
 
 
 def _tagged(task: config.Task, row: Row, *, for_encoder: bool) -> Example:
@@ -117,11 +127,24 @@ def _named(task: config.Task, value: Any, row: Row, name: str) -> Any:
 
 def _fill(task: config.Task, part: str, template: str, row: Row) -> str:
   try:
-    return template.format_map(row)
+    return template.format_map(_Fields(row))
   except KeyError as error:
     what = f'no field {error} for the {part}'
     remedy = f'its fields are {", ".join(row)}: mend the template'
     raise _error(task, what, row, remedy) from error
+  except (AttributeError, IndexError, TypeError, ValueError) as error:
+    what = f'{error} for the {part}={template!r}'
+    raise _error(task, what, row, 'mend the row or the template') from error
+
+
+class _Fields(dict[str, Any]):
+  """A row that a template reads."""
+
+  def __getitem__(self, name: str) -> Any:
+    value = super().__getitem__(name)
+    if value is None:
+      raise ValueError(f'field {name!r} is null')
+    return value
 
 
 def _value(task: config.Task, name: str, row: Row) -> Any:
@@ -150,20 +173,24 @@ def preprocess(task: config.Task) -> Callable[[Row], Iterable[Row]]:
     return getattr(importlib.import_module(module), name)
   except (ImportError, AttributeError) as error:
     where = f'task {task.name!r}: preprocess={task.preprocess!r} ({error})'
-    raise errors.ConfigError('no such function', where, "use 'package.module:function'") from error
+    remedy = "use 'package.module:function' of what is installed, or in PYTHONPATH"
+    raise errors.ConfigError('no such function', where, remedy) from error
 
 
 def rows(task: config.Task, function: Callable[[Row], Iterable[Row]], row: Row) -> list[Row]:
   """Returns what the task's function makes of a row.
 
   Raises:
-    DataError: the row lacks a field that it reads.
+    DataError: the row lacks a field that it reads, or it fails.
   """
   try:
     return list(function(row))
   except KeyError as error:
     remedy = f'its fields are {", ".join(row)}: choose rows that have it'
     raise _error(task, f'no field {error} for {task.preprocess}', row, remedy) from error
+  except Exception as error:  # a user's function may raise anything
+    what = f'{task.preprocess} raises {type(error).__name__}: {error}'
+    raise _error(task, what, row, 'mend the function or the row') from error
 
 
 def _itself(row: Row) -> Iterable[Row]:
