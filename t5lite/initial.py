@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import functools
 import json
 import pathlib
+import tempfile
 from typing import Any, Protocol
 
 import jax
@@ -21,7 +22,9 @@ from t5lite import stored
 from t5lite import strict
 from t5lite import tasks
 from t5lite.data import tokenizer as tokenizer_lib
+from t5lite.models import layers
 
+PROBE = 'The ship sailed in 1851.'  # of which no other vocabulary makes the same ids
 OUTPUT = 'label_head.output.'  # which a head for other labels does not give
 
 
@@ -31,7 +34,10 @@ class Origin(Protocol):
   model: config_lib.Model
   shapes: dict[str, tuple[int, ...]]  # by path
   other_labels: bool  # its head is known to be for others than the run's
-  tokenizer: tuple[str, str]  # its digest, '' if it is not known, and its name
+
+  def check_tokens(self, config: config_lib.Config) -> None:
+    """Raises CheckpointError if it is known to have learnt other tokens than the run's."""
+    ...
 
   def read(self, path: str) -> np.ndarray:
     """Returns an array."""
@@ -39,33 +45,45 @@ class Origin(Protocol):
 
 
 class Workdir:
-  """The checkpoint of a run that `stored.chosen` gives."""
+  """The checkpoint of a run that `stored.chosen` gives, with its adapters or with them `added`."""
 
   other_labels = False
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, *, added: bool):
     self._saved = stored.chosen(path)
     self._manifest = self._saved.manifest()
     tree = self._manifest['config']['model']
     self.model = strict.from_dict(config_lib.Model, tree)
     self.shapes = self._saved.param_shapes(self._manifest)
-    data = self._manifest['config']['data']
-    self.tokenizer = self._manifest.get('tokenizer', ''), data['tokenizer']
+    self._adapters = {path for path in self.shapes if added and path.endswith(adaptation.ADAPTER)}
+    self.shapes = {path: x for path, x in self.shapes.items() if path not in self._adapters}
+
+  def check_tokens(self, config: config_lib.Config) -> None:
+    digest = self._manifest.get('tokenizer', '')
+    name = self._manifest['config']['data']['tokenizer']
+    same = not digest or tokenizer_lib.load(config.data.tokenizer).digest == digest
+    check_same_tokens(config, name, same=same)
 
   def read(self, path: str) -> np.ndarray:
-    return self._saved.param(path, self._manifest)
+    kernel, *factors = (
+      self._saved.param(each, self._manifest)
+      for each in (path, *(path.removesuffix('.kernel') + part for part in adaptation.ADAPTER))
+      if each == path or each in self._adapters
+    )
+    if not factors:
+      return kernel
+    a, b = factors
+    return kernel + np.float32(layers.LORA_SCALE) * (a @ b)
 
 
 class Foreign:
   """A folder of Hugging Face's, or a checkpoint of T5X; the labels of its head come as `wanted`."""
 
-  tokenizer: tuple[str, str] = '', ''
-
   def __init__(self, path: str, wanted: Sequence[str]):
     from t5lite.interop import labels  # needs an extra
     from t5lite.interop import source
 
-    folder = source.Folder(pathlib.Path(path))
+    self._folder = folder = source.Folder(pathlib.Path(path))
     self.model, order = folder.model, []
     if wanted and folder.model.num_labels:
       other = labels.other_head(folder.hf)
@@ -74,6 +92,19 @@ class Foreign:
     weights = folder.weights(folder.model, order or ())
     self.shapes = {path: x.shape for path, x in weights.abstract.items()}
     self.read = weights.read
+
+  def check_tokens(self, config: config_lib.Config) -> None:
+    from t5lite.interop import tokenizer_files
+
+    folder, run = self._folder, tokenizer_lib.load(config.data.tokenizer)
+    with tempfile.TemporaryDirectory() as made:
+      name = tokenizer_files.take(folder.path, pathlib.Path(made), folder.family.model_type)
+      if not name:
+        return
+      own = tokenizer_lib.load(str(pathlib.Path(made) / name)).encode([PROBE])[0]
+    there = folder.path / name
+    place = there if there.is_file() else f'WORKDIR/{name} of t5lite import'
+    check_same_tokens(config, str(place), same=np.array_equal(own, run.encode([PROBE])[0]))
 
 
 class Initial:
@@ -90,8 +121,9 @@ class Initial:
   def __init__(self, config: config_lib.Config):
     self._model = config.model
     task = tasks.only(config)
-    self._origin: Origin = open_origin(config.init_from, task.labels if task else ())
-    check_tokens(config, *self._origin.tokenizer)
+    added = not config.model.lora_rank
+    self._origin = open_origin(config.init_from, task.labels if task else (), added=added)
+    self._origin.check_tokens(config)
     abstract = stored.flat(abstract_params(config.model))
     fields = adaptation.changes(self._origin.model, config.model)
     self._found = adaptation.origins(abstract, self._origin.shapes)
@@ -119,14 +151,18 @@ class Initial:
     return adaptation.stretched(self._origin.read(source), shape)
 
 
-def open_origin(name: str, labels: Sequence[str] = ()) -> Origin:
-  """Returns what `init_from` names, for a run whose task has these labels."""
-  return Foreign(name, labels) if is_foreign(pathlib.Path(name)) else Workdir(name)
+def open_origin(name: str, labels: Sequence[str] = (), *, added: bool = True) -> Origin:
+  """Returns what `init_from` names, for a run whose task has these labels.
+
+  With `added`, as the run has none, adapters of a workdir are added to its matrices.
+  """
+  is_folder = is_foreign(pathlib.Path(name))
+  return Foreign(name, labels) if is_folder else Workdir(name, added=added)
 
 
-def check_tokens(config: config_lib.Config, digest: str, name: str) -> None:
-  """Raises CheckpointError if the tokenizer of that digest and name is not the run's."""
-  if digest and tokenizer_lib.load(config.data.tokenizer).digest != digest:
+def check_same_tokens(config: config_lib.Config, name: str, *, same: bool) -> None:
+  """Raises CheckpointError if the tokenizer of that name is not the same as the run's."""
+  if not same:
     where = f'data.tokenizer={config.data.tokenizer!r}, not that of init_from={config.init_from!r}'
     raise errors.CheckpointError('other tokens', where, f'use --set=data.tokenizer={name}')
 

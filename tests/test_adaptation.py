@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -193,6 +194,37 @@ def test_the_labels_of_a_modernbert_stand_behind_the_layers_that_filled_masks(tm
     assert params['mlm_head'].keys() == {'dense', 'norm'}
     for part in ('dense', 'norm'):
       assert_same(params['mlm_head'][part], given['mlm_head'][part])
+
+
+@pytest.mark.parametrize('rank', [0, 2])
+def test_adapters_are_added_where_the_run_has_none(rank, tmp_path):
+  tuned = dataclasses.replace(LLAMA, lora_rank=2)
+  given = interop_cases.float32(tuned)
+  interop_cases.write_workdir(tmp_path / 'run', tuned, given, with_tokenizer=True)
+  got, told = first_params(dataclasses.replace(LLAMA, lora_rank=rank), tmp_path / 'run')
+  if rank:
+    assert_same(got, given)
+    return
+  assert told.endswith(': lora_rank 2 -> 0')
+  _, merged = models.without_adapters(tuned, given)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), got, merged)
+  kernels = [x['decoder']['layers']['mlp']['gate']['kernel'] for x in (got, given)]
+  assert (kernels[0] != kernels[1]).all()
+
+
+def test_a_folder_whose_tokens_are_others_is_refused(origins, tmp_path):
+  """Of as many pieces; the same by another name is not."""
+  same = run_config(GPT2, origins / 'gpt2.hf')
+  own = dataclasses.replace(same.data, tokenizer=str(origins / 'gpt2.hf/tokenizer.json'))
+  initial.Initial(dataclasses.replace(same, data=own))
+  tree = json.loads((origins / 'gpt2.hf/tokenizer.json').read_text())
+  shutil.copytree(origins / 'gpt2.hf', tmp_path / 'hf')
+  (tmp_path / 'hf/t5lite.model').unlink()
+  pieces = tree['model']['vocab']
+  pieces[1000:] = reversed(pieces[1000:])
+  (tmp_path / 'hf/tokenizer.json').write_text(json.dumps(tree))
+  with pytest.raises(errors.CheckpointError, match='other tokens: .*=/.*/hf/tokenizer.json'):
+    initial.Initial(run_config(GPT2, tmp_path / 'hf'))
 
 
 def test_what_differs_without_parameters_is_told(origins):
