@@ -14,6 +14,7 @@ import interop_cases
 import tokenizer_cases
 from t5lite import config as config_lib
 from t5lite import data
+from t5lite import decoding
 from t5lite import errors
 from t5lite import interop
 from t5lite import main
@@ -115,6 +116,25 @@ def test_tokens_mean_what_their_names_say(loaded):
   assert np.flatnonzero(gpt2.special).tolist() == [1]
   for vocabulary in (bert, roberta):
     assert np.flatnonzero(vocabulary.special).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_text_begins_with_what_the_tokenizer_puts_before_it(folders, loaded, tmp_path):
+  """As Llama's does; GPT-2's puts nothing there, and a text begins behind the one before."""
+  config = run_config('decoder')
+  eos = loaded('gpt2').vocabulary.eos
+  (plain,) = decoding.prompts.of_texts(config, loaded('gpt2'), ['a word'])
+  assert plain[0] == eos
+  made = tokenizers.Tokenizer.from_file(str(folders / 'gpt2.new/tokenizer.json'))
+  made.add_special_tokens(['<s>'])
+  bos = made.token_to_id('<s>')
+  made.post_processor = tokenizers.processors.TemplateProcessing('<s> $A', None, [('<s>', bos)])
+  made.save(str(tmp_path / 'tokenizer.json'))
+  llamas = tokenizer_lib.load(str(tmp_path / 'tokenizer.json'))
+  assert (llamas.vocabulary.bos, llamas.vocabulary.eos) == (bos, eos)
+  (ours,) = decoding.prompts.of_texts(config, llamas, ['a word'])
+  assert ours.tolist() == made.encode('a word').ids == [bos, *plain[1:]]
+  assert objectives.around(config, llamas.vocabulary) == ((bos,), ())
+  assert decoding.ranking.inputs_of(config, llamas, ours[:0]).tolist() == [bos]
 
 
 def test_names_beside_the_file_win(folders, tmp_path):

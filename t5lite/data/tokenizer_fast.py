@@ -191,4 +191,11 @@ def vocabulary(
     modes=modes,
     word_start=word_start,
     special=special,
+    bos=_first_token(tokenizer),
   )
+
+
+def _first_token(tokenizer: 'tokenizers.Tokenizer') -> int | None:
+  """Returns the one token that is put before a text, or None."""
+  text, whole = (tokenizer.encode('a', add_special_tokens=added).ids for added in (False, True))
+  return whole[0] if text and whole[1 : 1 + len(text)] == text else None

@@ -60,8 +60,8 @@ def inputs_of(
   inputs = prompts.of_text(config, tokenizer.vocabulary, given, mode='[S]')
   if config.model.architecture == 'encoder':
     return inputs[:-1]  # its [SEP] stands behind the targets
-  if not len(inputs):  # a text begins behind the end of the one before
-    return np.array([tokenizer.vocabulary.eos], np.int32)
+  if not len(inputs):
+    return np.array([tokenizer.vocabulary.begin], np.int32)
   return inputs
 
 

@@ -101,8 +101,8 @@ class Workdir(model_lib.LM):
     """
     config, longest = self._config, self._longest
     if config.model.architecture == 'decoder':
-      eos = self._tokenizer.vocabulary.eos
-      for window in utils.get_rolling_token_windows(tokens.tolist(), eos, longest, 1):
+      begin = self._tokenizer.vocabulary.begin
+      for window in utils.get_rolling_token_windows(tokens.tolist(), begin, longest, 1):
         yield likelihood.Pair(*map(np.array, utils.make_disjoint_window(window)))
       return
     is_encoder = config.model.architecture == 'encoder'

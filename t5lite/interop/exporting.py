@@ -131,8 +131,8 @@ def token_ids(
     ids |= {'bos_token_id': vocabulary.cls, 'eos_token_id': vocabulary.sep}
   else:
     ids['eos_token_id'] = vocabulary.eos
-  if architecture == 'decoder':  # a text begins behind the end of the one before
-    ids['bos_token_id'] = vocabulary.eos
+  if architecture == 'decoder':
+    ids['bos_token_id'] = vocabulary.begin
   return ids | manifest.get('token_ids', {})
 
 

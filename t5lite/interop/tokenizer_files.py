@@ -92,8 +92,8 @@ def roles(
   """Returns {'eos_token': '</s>', ...} as transformers calls them."""
   names = {id: name for name, id in tokenizer_model.special_ids(proto).items()}
   ids = {'pad': vocabulary.pad, 'eos': vocabulary.eos, 'unk': vocabulary.unk}
-  if config.model.architecture == 'decoder':  # a text begins behind the end of the one before
-    ids['bos'] = vocabulary.eos
+  if config.model.architecture == 'decoder':
+    ids['bos'] = vocabulary.begin
   if config.model.architecture == 'encoder':
     ids |= {'cls': vocabulary.cls, 'sep': vocabulary.sep, 'mask': vocabulary.mask}
   return {f'{role}_token': names[id] for role, id in ids.items() if id is not None}

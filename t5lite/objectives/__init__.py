@@ -282,9 +282,9 @@ def _of_text(
     case 'prefix_lm':
       return prefix_lm.cut(raw, keys_N)
     case 'causal_lm':
-      # A document begins behind the end of the one before, as it does within a window.
+      # A document begins behind the end of the one before, as it does within a window, or BOS.
       if config.data.examples == 'documents':
-        raw = pairs.joined(pairs.repeated((vocabulary.eos,), len(keys_N)), raw)
+        raw = pairs.joined(pairs.repeated((vocabulary.begin,), len(keys_N)), raw)
       return prefix_lm.whole(raw)
     case 'mlm':
       raise ValueError('masked language modelling has no pairs of inputs and targets')

@@ -33,8 +33,8 @@ def around(
       return (), (vocabulary.eos,)
     case 'ul2':
       return vocabulary.modes[mode], () if mode == '[S]' else (vocabulary.eos,)
-    case 'causal_lm':  # a document begins behind the end of the one before
-      return (vocabulary.eos,), ()
+    case 'causal_lm':
+      return (vocabulary.begin,), ()
     case 'mlm':
       assert vocabulary.cls is not None and vocabulary.sep is not None
       return (vocabulary.cls,), (vocabulary.sep,)

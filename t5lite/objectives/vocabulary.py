@@ -21,3 +21,9 @@ class Vocabulary:
   modes: Mapping[str, tuple[int, ...]]  # of UL2: '[R]', '[S]', '[X]'
   word_start: np.ndarray  # bool [size]: the piece begins a word
   special: np.ndarray  # bool [size]: not text, never masked
+  bos: int | None = None  # what the tokenizer puts before a text, as Llama's does; None: nothing
+
+  @property
+  def begin(self) -> int:
+    """What stands before a decoder's text: BOS, or the end of the text before it."""
+    return self.eos if self.bos is None else self.bos
