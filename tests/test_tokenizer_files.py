@@ -21,6 +21,7 @@ from t5lite import main
 from t5lite import models
 from t5lite import objectives
 from t5lite.data import tokenizer as tokenizer_lib
+from t5lite.decoding import ranking
 from t5lite.interop import tokenizer_files
 from t5lite.interop import tokenizer_json
 
@@ -134,7 +135,18 @@ def test_a_text_begins_with_what_the_tokenizer_puts_before_it(folders, loaded, t
   (ours,) = decoding.prompts.of_texts(config, llamas, ['a word'])
   assert ours.tolist() == made.encode('a word').ids == [bos, *plain[1:]]
   assert objectives.around(config, llamas.vocabulary) == ((bos,), ())
-  assert decoding.ranking.inputs_of(config, llamas, ours[:0]).tolist() == [bos]
+  assert ranking.inputs_of(config, llamas, ours[:0]).tolist() == [bos]
+
+
+@pytest.mark.parametrize('name', ['bert', 'roberta'])
+def test_two_texts_have_between_them_what_the_tokenizer_puts_there(name, folders, loaded):
+  tokenizer = loaded(name)
+  (before,), (after,) = objectives.around(run_config('encoder'), tokenizer.vocabulary)
+  between = objectives.supervised.separated(tokenizer.vocabulary, tokenizer.encode(['one', 'two']))
+  made = tokenizers.Tokenizer.from_file(str(folders / f'{name}.new/tokenizer.json'))
+  assert [before, *between, after] == made.encode('one', 'two').ids
+  sep = tokenizer.vocabulary.sep
+  assert list(between).count(sep) == (2 if name == 'roberta' else 1)
 
 
 def test_names_beside_the_file_win(folders, tmp_path):

@@ -166,6 +166,7 @@ def vocabulary(
   """
   ids = tokenizer.get_vocab(with_added_tokens=True)
   role = {name: ids[token] for name, token in names.items()}
+  before, between = _added(tokenizer)
   if 'eos' not in role:
     remedy = 'name one in special_tokens_map.json beside it: {"eos_token": "..."}'
     raise errors.DataError('tokenizer without an end of text', path, remedy)
@@ -191,11 +192,15 @@ def vocabulary(
     modes=modes,
     word_start=word_start,
     special=special,
-    bos=_first_token(tokenizer),
+    bos=before[0] if len(before) == 1 else None,
+    pair=tuple(between),
   )
 
 
-def _first_token(tokenizer: 'tokenizers.Tokenizer') -> int | None:
-  """Returns the one token that is put before a text, or None."""
-  text, whole = (tokenizer.encode('a', add_special_tokens=added).ids for added in (False, True))
-  return whole[0] if text and whole[1 : 1 + len(text)] == text else None
+def _added(tokenizer: 'tokenizers.Tokenizer') -> tuple[Sequence[int], Sequence[int]]:
+  """Returns the tokens that are put before a text, and between two."""
+  one, two = tokenizer.encode('a'), tokenizer.encode('a', 'a')
+  if 0 not in one.sequence_ids or 1 not in two.sequence_ids:  # it knows no such text
+    return (), ()
+  last = len(two.ids) - 1 - two.sequence_ids[::-1].index(0)
+  return (one.ids[: one.sequence_ids.index(0)], two.ids[last + 1 : two.sequence_ids.index(1)])

@@ -44,7 +44,7 @@ def around(
 
 def separated(vocabulary: Vocabulary, texts: Sequence[np.ndarray]) -> np.ndarray:
   """Returns the ids of texts, with an encoder's separator between them."""
-  between = np.array([] if vocabulary.sep is None else [vocabulary.sep], np.int32)
+  between = np.array(vocabulary.between, np.int32)
   return np.concatenate([part for ids in texts for part in (between, ids)][1:])
 
 

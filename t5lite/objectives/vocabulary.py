@@ -22,6 +22,12 @@ class Vocabulary:
   word_start: np.ndarray  # bool [size]: the piece begins a word
   special: np.ndarray  # bool [size]: not text, never masked
   bos: int | None = None  # what the tokenizer puts before a text, as Llama's does; None: nothing
+  pair: tuple[int, ...] = ()  # what the tokenizer puts between two texts, as RoBERTa's two SEPs
+
+  @property
+  def between(self) -> tuple[int, ...]:
+    """What an encoder reads between two texts: SEP, if the tokenizer says nothing else."""
+    return self.pair or (() if self.sep is None else (self.sep,))
 
   @property
   def begin(self) -> int:
