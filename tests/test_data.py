@@ -78,6 +78,7 @@ def configs(text_file) -> dict[str, config_lib.Config]:
     targets='{answer}',
     labels=('even', 'odd'),
     validation='',
+    test='',
   )
   tasks = (('task:parity', 2.0), ('corpus', 1.0))
   labels = dataclasses.replace(BERT, num_labels=2)

@@ -632,6 +632,8 @@ def test_an_imported_head_answers_as_before(tmp_path, capsys):
     targets='{is}',
     labels=('no', 'yes'),
     metrics=('accuracy',),
+    train='',
+    validation='',
   )
   run, new, out = (tmp_path / name for name in ('run', 'new', 'out'))
   sets = ['data.input_length=16', f'tasks={json.dumps([dataclasses.asdict(task)])}']

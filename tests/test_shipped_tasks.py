@@ -197,8 +197,8 @@ def test_rows_without_an_answer_are_one_line(name, data_dir):
 
 @pytest.mark.parametrize('name', TASKS)
 def test_rows_without_the_fields_are_one_line(name, tmp_path):
-  (tmp_path / 'rows').write_text('{"idx": 0}\n')
-  task = dataclasses.replace(TASKS[name], source=f'jsonl:{tmp_path}/rows')
+  (tmp_path / 'rows').write_text('{"idx": 0, "split": "train"}\n')
+  task = dataclasses.replace(TASKS[name], source=f'jsonl:{tmp_path}/rows', split_field='split')
   for architecture in ('encoder_decoder', 'encoder'):
     with pytest.raises(errors.DataError, match="no field '.*its fields are idx") as caught:
       read(task, 'train', architecture)

@@ -274,8 +274,6 @@ def test_a_field_that_is_null_is_told(field, tmp_path):
     ({'texts': ('{one}', '{two}', '{one}')}, 'an encoder reads one text or two'),
     ({'preprocess': 'module'}, 'not a function'),
     ({'name': 'a/b'}, "not a name: task 'a/b'"),
-    ({'split_field': ''}, 'rows of no split: .*splits train, dev, test: .*one split alone'),
-    ({'split_field': '', 'train': '', 'validation': '', 'test': ''}, 'rows of no split'),
     (
       {'truncation_side': 'left', 'span': 'start', 'labels': ()},
       'words and spans count from the start of their text.*leave it out',
@@ -297,6 +295,7 @@ def test_a_wrong_task_shows_at_once(changes, what):
     ({'references': 'one'}, "field 'one' is one text"),
     ({'references': 'label'}, "field 'label' is no list of texts"),
     ({'preprocess': f'{__name__}:failing'}, 'test_tasks:failing raises ZeroDivisionError: '),
+    ({'split_field': ''}, 'rows of no split: .*splits train, dev, test: .*one split alone'),
     ({'train': '', 'split_field': '', 'validation': ''}, 'task without rows to train on'),
     ({'inputs': '{three}'}, "no field 'three' for the inputs.*its fields are one, two"),
     ({'labels': ('yes', 'no')}, 'label 2 of 2'),

@@ -52,13 +52,6 @@ class Task:
       where,
       'use letters, digits, and _, - or . between them',
     )
-    named = [name for name in (self.train, self.validation, self.test) if name]
-    errors.check(
-      bool(self.split_field) or self.source.startswith('tfds:') or len(named) == 1,
-      'rows of no split',
-      f'{where}: split_field={self.split_field!r} with the splits {", ".join(named)}',
-      "name the field that says a row's split, or one split alone: validation='', test=''",
-    )
     templates = {'inputs': self.inputs, 'targets': self.targets}
     for number, text in enumerate(self.texts):
       templates[f'texts[{number}]'] = text

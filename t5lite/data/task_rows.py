@@ -18,9 +18,16 @@ def open(
   """Returns the source of a task's examples (`rendering.Example`) of one split.
 
   Raises:
-    ConfigError: the task's function is not there.
+    ConfigError: the task's function is not there, or nothing tells its splits apart.
     DataError: the source has no such split, or is not there.
   """
+  named = {name: None for name in (task.train, task.validation, task.test) if name}
+  errors.check(
+    bool(task.split_field) or task.source.startswith('tfds:') or len(named) == 1,
+    'rows of no split',  # each would be trained on, and judged by
+    f'task {task.name!r}: split_field={task.split_field!r} with the splits {", ".join(named)}',
+    "name the field that says a row's split, or one split alone: validation='', test=''",
+  )
   rendering.preprocess(task)  # one that is not there shows now
   with_split = task.source
   if task.source.startswith('tfds:'):
