@@ -191,10 +191,23 @@ def test_wrong_requests_are_one_clear_line():
   for make, message in (
     (lambda: decoding.Beam(num_beams=0), 'beam.num_beams=0: use 1 or more'),
     (lambda: decoding.Beam(repetition_penalty=0.0), 'not a penalty: beam.repetition_penalty=0.0'),
+    (lambda: decoding.Beam(min_tokens=-1), 'beam.min_tokens=-1: use 0 or more'),
     (lambda: sampling.Sampler(min_p=1.5), 'sampler.min_p=1.5: use 0 <= min_p <= 1'),
   ):
     with pytest.raises(errors.ConfigError, match=message):
       make()
+
+
+@pytest.mark.parametrize(
+  'sampler', [sampling.Sampler(), sampling.Sampler(temperature=1.0), decoding.Beam(num_beams=3)]
+)
+def test_no_text_ends_before_its_least_length(sampler):
+  """The end of text is the token that comes up most, so that texts end early without a bound."""
+  free = np.concatenate(tokens_of(scored(sampler=sampler, eos=-1)))
+  eos = int(np.bincount(free).argmax())
+  assert min(map(len, tokens_of(scored(sampler=sampler, eos=eos)))) < 4
+  longer = dataclasses.replace(sampler, min_tokens=4)
+  assert min(map(len, tokens_of(scored(sampler=longer, eos=eos)))) == 4
 
 
 def test_rows_that_end_are_not_written_on():

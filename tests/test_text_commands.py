@@ -127,6 +127,7 @@ BAD = {
   ('gpt', '--prompt=a', '--sampler=beam', '--stream'): (64, 'cannot be streamed: 1 prompts'),
   ('gpt', '--prompt=a', '--repetition_penalty=0'): (64, 'not a penalty: .*=0.0: use a number abov'),
   ('gpt', '--prompt=a', '--sampler=sample', '--top_p=0'): (64, 'sampler.top_p=0.0: use 0 < top_p'),
+  ('gpt', '--prompt=a', '--min_tokens=9', '--max_tokens=8'): (64, 'at most: --min_tokens=9 --max'),
   ('gpt', '--prompt=a', '--stop='): (64, 'empty stop: --stop=: give a text'),
   ('gpt', '--prompt=a', '--output=x.txt'): (64, 'not a JSONL file: --output=x.txt: name it'),
   ('gpt', '--prompt=a', '--output={}/no/x.jsonl'): (64, 'no such directory: --output=.*: make'),

@@ -25,19 +25,18 @@ from t5lite.models import decode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Beam:
-  """How beams are searched."""
+class Beam(sampling.Steering):
+  """How beams are searched; log probabilities are steered."""
 
   num_beams: int = 4
   length_penalty: float = 1.0  # above 0 favours long texts, below 0 short ones
   early_stopping: bool = False
   # True: a row ends when it has num_beams texts; False: when no beam, at its length now, could beat
   # the worst of them
-  repetition_penalty: float = 1.0  # as `sampling.penalized` has it, of log probabilities
 
   def __post_init__(self):
+    super().__post_init__()
     errors.check_at_least('beam', {'num_beams': self.num_beams}, 1)
-    sampling.check_penalty('beam', self.repetition_penalty)
 
 
 class Texts(NamedTuple):
@@ -111,11 +110,9 @@ def _search(
     return (state.step < max_tokens) & jnp.any(state.open_B)
 
   def body(state: State) -> State:
+    tokens_RxT = state.live.tokens_BWT.reshape(num_rows, max_tokens)
     score_RV = jax.nn.log_softmax(state.logits_RV)
-    if beam.repetition_penalty != 1:
-      tokens_RxT = state.live.tokens_BWT.reshape(num_rows, max_tokens)
-      text_RxS = loop.so_far(start.prompts_BxP, tokens_RxT, state.step, model.vocab_size)
-      score_RV = sampling.penalized(score_RV, text_RxS, beam.repetition_penalty)
+    score_RV = beam.steer(score_RV, start.prompts_BxP, tokens_RxT, state.step, stops)
     source_BC, candidates = _candidates(score_RV, state)
     step = state.step + 1
     token_BC = candidates.tokens_BWT[:, :, state.step]

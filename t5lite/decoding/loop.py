@@ -192,10 +192,7 @@ def _advance(model, params, state: State, until, stops, *, choice: sampling.Choi
 
   def body(state: State) -> State:
     step, logits_BV = state.step, state.logits_BV
-    scores_BV = logits_BV
-    if choice.repetition_penalty != 1:
-      text_BxS = so_far(state.prompts_BxP, state.tokens_BxT, step, model.vocab_size)
-      scores_BV = sampling.penalized(scores_BV, text_BxS, choice.repetition_penalty)
+    scores_BV = choice.steer(logits_BV, state.prompts_BxP, state.tokens_BxT, step, stops)
     token_B1 = choice.choose(scores_BV, step, state.keys_B).astype(jnp.int32)[:, None]
     log_share_B1 = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B1, axis=-1)
     assert state.cache is not None
@@ -212,12 +209,6 @@ def _advance(model, params, state: State, until, stops, *, choice: sampling.Choi
     )
 
   return jax.lax.while_loop(goes_on, body, state)
-
-
-def so_far(prompts_BxP: jax.Array, tokens_BxT: jax.Array, step: jax.Array, none: int) -> jax.Array:
-  """Returns the tokens of each row at a step, with the id `none` for those that are to come."""
-  is_there_T = jnp.arange(tokens_BxT.shape[1]) < step
-  return jnp.concatenate([prompts_BxP, jnp.where(is_there_T[None], tokens_BxT, none)], axis=1)
 
 
 def continuations(state: State, num_rows: int) -> list[Continuation]:

@@ -1,14 +1,14 @@
 """Which token comes next, from the model's logits.
 
-A choice has `choose(logits_BV, step, keys_B) -> token_B` and a `repetition_penalty`; it is frozen,
-as part of what is compiled. Sorting the vocabulary, or drawing a number for each token of it, would
-cost more than a step of a small model: there are thresholds, and one number a row.
+What chooses is frozen, as part of what is compiled. Sorting the vocabulary, or drawing a number for
+each token of it, would cost more than a step of a small model: there are thresholds, and one number
+a row.
 
-Letters: B batch, V vocabulary, S tokens so far, N blocks of the vocabulary, W weights.
+Letters: B batch, V vocabulary, P prompt, T new tokens, S tokens so far, N blocks of the vocabulary,
+W weights.
 """
 
 import dataclasses
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,30 +19,51 @@ BLOCK = 256  # tokens of the vocabulary whose probabilities are added up first
 BELOW_ONE = 1 - 2**-23
 
 
-class Choice(Protocol):
-  """Picks tokens; hashable."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steering:
+  """What is made of scores before tokens are picked, whoever picks them."""
 
-  @property
-  def repetition_penalty(self) -> float:
-    """What `penalized` makes of the logits before tokens are picked; 1: nothing."""
-    ...
+  repetition_penalty: float = 1.0  # of tokens that are there already, see `penalized`
+  min_tokens: int = 0  # no text ends before it has so many: transformers' min_new_tokens
 
-  def choose(self, logits_BV: jax.Array, step: jax.Array, keys_B: jax.Array) -> jax.Array:
-    """Returns the next token of each row, int32 [B], at step 0, 1, 2, ... of a run."""
-    ...
+  def __post_init__(self):
+    section, remedy = type(self).__name__.lower(), 'use a number above 0, 1 for none'
+    where = f'{section}.repetition_penalty={self.repetition_penalty}'
+    errors.check(self.repetition_penalty > 0, 'not a penalty', where, remedy)
+    errors.check_at_least(section, {'min_tokens': self.min_tokens}, 0)
 
+  def steer(
+    self,
+    scores_BV: jax.Array,
+    prompts_BxP: jax.Array,
+    tokens_BxT: jax.Array,
+    step: jax.Array,
+    stops: jax.Array,
+  ) -> jax.Array:
+    """Returns the scores from which the next tokens are picked.
 
-def check_penalty(section: str, penalty: float) -> None:
-  """Raises ConfigError unless the penalty is above 0."""
-  where, remedy = f'{section}.repetition_penalty={penalty}', 'use a number above 0, 1 for none'
-  errors.check(penalty > 0, 'not a penalty', where, remedy)
+    Args:
+      scores_BV: logits or log probabilities.
+      prompts_BxP: with V for padding.
+      tokens_BxT: the new tokens, of which there are `step`.
+      step: number of new tokens.
+      stops: tokens that end a row.
+    """
+    if self.repetition_penalty != 1:
+      is_there_T = jnp.arange(tokens_BxT.shape[1]) < step
+      there_BxT = jnp.where(is_there_T[None], tokens_BxT, scores_BV.shape[1])
+      text_BxS = jnp.concatenate([prompts_BxP, there_BxT], axis=1)
+      scores_BV = penalized(scores_BV, text_BxS, self.repetition_penalty)
+    if self.min_tokens:
+      ends_V = jnp.isin(jnp.arange(scores_BV.shape[1]), stops)
+      scores_BV = jnp.where((step < self.min_tokens) & ends_V[None], -jnp.inf, scores_BV)
+    return scores_BV
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampler:
+class Sampler(Steering):
   """Draws from the softmax; the restrictions apply in the order of the fields."""
 
-  repetition_penalty: float = 1.0  # of tokens that are there already, see `penalized`
   temperature: float = 0.0  # divides the logits; 0: the likeliest token, always
   top_k: int = 0  # only the k likeliest tokens (Fan et al. 2018); 0: all
   top_p: float = 1.0  # only the fewest tokens that make up so much of the probability
@@ -51,6 +72,7 @@ class Sampler:
   # (Nguyen et al. 2024)
 
   def __post_init__(self):
+    super().__post_init__()
     errors.check_at_least('sampler', {'temperature': self.temperature, 'top_k': self.top_k}, 0)
     errors.check(
       0 < self.top_p <= 1, 'not a share', f'sampler.top_p={self.top_p}', 'use 0 < top_p <= 1'
@@ -58,7 +80,6 @@ class Sampler:
     errors.check(
       0 <= self.min_p <= 1, 'not a share', f'sampler.min_p={self.min_p}', 'use 0 <= min_p <= 1'
     )
-    check_penalty('sampler', self.repetition_penalty)
 
   def choose(self, logits_BV: jax.Array, step: jax.Array, keys_B: jax.Array) -> jax.Array:
     """Returns the next tokens; row b's draw depends on (keys_B[b], step) and its logits only."""
@@ -82,11 +103,9 @@ class Sampler:
     return logits_BV
 
 
-@dataclasses.dataclass(frozen=True)
-class Branch:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Branch(Steering):
   """First, row b takes the b-th likeliest token; then every row the likeliest. For equal rows."""
-
-  repetition_penalty: float = 1.0
 
   def choose(self, logits_BV: jax.Array, step: jax.Array, keys_B: jax.Array) -> jax.Array:
     """Returns the next tokens; the keys are not used."""
@@ -94,6 +113,9 @@ class Branch:
     _, order_BW = jax.lax.top_k(logits_BV, len(logits_BV))
     rank_B1 = jnp.where(step == 0, jnp.arange(len(logits_BV)), 0)[:, None]
     return jnp.take_along_axis(order_BW, rank_B1, axis=-1)[:, 0]
+
+
+Choice = Sampler | Branch
 
 
 def row_keys(key: jax.Array, number_B: jax.Array, copies: int) -> jax.Array:

@@ -102,6 +102,17 @@ def test_greedy_is_theirs(pair, penalty):
   assert min(len(output.tokens) for output in got) < NEW
 
 
+def test_the_shortest_text_is_theirs(pair):
+  """Without a bound some end at once; with one they end behind it, some at the first place."""
+  model, _, torch_model = pair
+  eos = int(ours(pair, -1, decoding.Sampler())[0].tokens[1])
+  assert min(len(output.tokens) for output in ours(pair, eos, decoding.Sampler())) < 3
+  got = ours(pair, eos, decoding.Sampler(min_tokens=3, repetition_penalty=1.2))
+  options = dict(num_beams=1, min_new_tokens=3, repetition_penalty=1.2)
+  assert_same(got, theirs(model, torch_model, eos, **options))
+  assert min(len(output.tokens) for output in got) >= 3
+
+
 BEAMS = [
   dict(num_beams=4),
   dict(num_beams=3, early_stopping=True),
@@ -109,6 +120,7 @@ BEAMS = [
   dict(num_beams=4, length_penalty=2.5),
   dict(num_beams=2, length_penalty=-1.0),
   dict(num_beams=5, length_penalty=0.6, early_stopping=True, repetition_penalty=1.3),
+  dict(num_beams=3, min_new_tokens=4),
   dict(num_beams=1),
 ]
 
@@ -121,7 +133,8 @@ def test_beams_are_theirs(pair, options):
   tokens, counts = np.unique([output.tokens[1:] for output in free], return_counts=True)
   lengths = set()
   for eos in tokens[np.argsort(-counts)[:3]].tolist():
-    got = ours(pair, eos, decoding.Beam(**options), options['num_beams'])
+    named = {'min_tokens' if k == 'min_new_tokens' else k: v for k, v in options.items()}
+    got = ours(pair, eos, decoding.Beam(**named), options['num_beams'])
     expected = theirs(model, torch_model, eos, num_return_sequences=options['num_beams'], **options)
     if options['num_beams'] == 1:  # greedy, to transformers, which gives no score for it
       expected = [(tokens, None) for tokens, _ in expected]
