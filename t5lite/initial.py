@@ -47,13 +47,15 @@ class Origin(Protocol):
 class Workdir:
   """The checkpoint of a run that `stored.chosen` gives, with its adapters or with them `added`."""
 
-  other_labels = False
-
-  def __init__(self, path: str, *, added: bool):
+  def __init__(self, path: str, wanted: Sequence[str], *, added: bool):
     self._saved = stored.chosen(path)
     self._manifest = self._saved.manifest()
     tree = self._manifest['config']['model']
     self.model = strict.from_dict(config_lib.Model, tree)
+    self.other_labels = False
+    if wanted and self.model.num_labels:
+      task = tasks.only(strict.from_dict(config_lib.Config, self._manifest['config']))
+      self.other_labels = task is None or task.labels != tuple(wanted)
     self.shapes = self._saved.param_shapes(self._manifest)
     self._adapters = {path for path in self.shapes if added and path.endswith(adaptation.ADAPTER)}
     self.shapes = {path: x for path, x in self.shapes.items() if path not in self._adapters}
@@ -157,7 +159,7 @@ def open_origin(name: str, labels: Sequence[str] = (), *, added: bool = True) ->
   With `added`, as the run has none, adapters of a workdir are added to its matrices.
   """
   is_folder = is_foreign(pathlib.Path(name))
-  return Foreign(name, labels) if is_folder else Workdir(name, added=added)
+  return Foreign(name, labels) if is_folder else Workdir(name, labels, added=added)
 
 
 def check_same_tokens(config: config_lib.Config, name: str, *, same: bool) -> None:

@@ -164,6 +164,12 @@ def test_a_head_for_the_same_labels_is_taken_over_and_another_is_new(kind, tmp_p
   )
   assert got['output']['kernel'].shape == (15, 2) and not np.asarray(got['output']['bias']).any()
   assert_same(got['pooler'], given['pooler'])
+  got, told = head_from(tmp_path / kind, 'task:superglue_cb')  # mnli's labels, the last two swapped
+  if kind == 'run':
+    assert 'new: label_head.output.bias' in told
+    assert not np.asarray(got['output']['bias']).any()
+  else:
+    np.testing.assert_array_equal(got['output']['bias'], given['output']['bias'][[0, 2, 1]])
   if kind == 'out':
     path = tmp_path / 'out/config.json'
     hf = json.loads(path.read_text())

@@ -143,6 +143,27 @@ def test_prompts_that_cannot_be_read_are_told(capsys, folder, name):
   assert err.startswith(f't5lite: cannot read prompts: {folder / name}')
 
 
+@pytest.mark.parametrize(
+  ('package', 'arguments'),
+  [
+    ('tokenizers', ['export', '--workdir=x', '--output=y']),
+    ('safetensors', ['import', '--from=x', '--workdir=y']),
+    ('msgpack', ['export', '--workdir=x', '--output=y']),
+  ],
+)
+def test_what_to_install_is_told(package, arguments, tmp_path):
+  code = f'import sys; sys.modules[{package!r}] = None; from t5lite import main'
+  done = subprocess.run(
+    [sys.executable, '-c', f'{code}; sys.exit(main.main({arguments}))'],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.stderr == f"t5lite: missing package: {package}: pip install 't5lite[hf]'\n"
+  assert done.returncode == 64
+
+
 def test_our_bug_is_one_line_and_a_traceback_with_debug(capsys, monkeypatch):
   def broken(_):
     raise RuntimeError('two\nlines')

@@ -49,6 +49,7 @@ PARTS = (
     'presets',
     'config',
     'strict',
+    'extras',
     'errors',
     '__init__',
   ),
@@ -61,10 +62,11 @@ LIBRARIES = {
   'flax': ('models',),
   'grain': ('data',),
   'lm_eval': ('harness',),
+  'msgpack': ('interop',),
   'orbax': ('checkpoint',),
   'safetensors': ('interop',),
   'tensorstore': ('stored', 'interop'),  # interop: T5X's arrays
-  **dict.fromkeys(('rouge_score', 'sacrebleu', 'scipy', 'sklearn'), ('tasks',)),
+  **dict.fromkeys(('rouge_score', 'sacrebleu', 'scipy', 'seqeval', 'sklearn'), ('tasks',)),
   'tokenizers': ('data', 'interop'),
   **dict.fromkeys(('clu', 'seqio', 't5x', 'tensorflow', 'torch'), ()),
 }

@@ -10,20 +10,17 @@ import itertools
 import json
 import pathlib
 
-
 import numpy as np
 
 from t5lite import errors
+from t5lite import extras
 from t5lite import objectives
 from t5lite.data import tokenizer
 from t5lite.data import tokenizer_model
 
-try:
+with extras.needed('hf'):
   import tokenizers
   import tokenizers.models
-except ImportError as error:  # of the extra `hf`
-  remedy = "pip install 't5lite[hf]'"
-  raise errors.ConfigError('missing package', 'tokenizers', remedy) from error
 
 BESIDE = ('tokenizer_config.json', 'special_tokens_map.json')  # the later wins
 NAMES: Mapping[str, Sequence[str]] = {

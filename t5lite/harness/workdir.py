@@ -12,19 +12,17 @@ import numpy as np
 from t5lite import decoding
 from t5lite import errors
 from t5lite import evaluate
+from t5lite import extras
 from t5lite.data import tokenizer as tokenizer_lib
 from t5lite.decoding import likelihood
 from t5lite.decoding import prompts
 from t5lite.decoding import ranking
 
-try:
+with extras.needed('lm-eval'):
   from lm_eval import utils
   from lm_eval.api import model as model_lib
   from lm_eval.api import registry
   from lm_eval.models import utils as model_utils
-except ImportError as error:  # of the extra `lm_eval`
-  remedy = "pip install 't5lite[lm-eval]'"
-  raise errors.ConfigError('missing package', 'lm_eval', remedy) from error
 
 Requests = list[Any]  # of lm_eval's Instance, whose `args` its own types say too little of
 NEW_TOKENS = 256  # where a task does not say how many; lm-eval's number

@@ -4,5 +4,8 @@ One table a family, read in both directions, says which tensor holds which array
 one says which key of `config.json` is which field (families.py). Both ways work a tensor at a time.
 """
 
-from t5lite.interop.exporting import export as export
-from t5lite.interop.importing import import_model as import_model
+from t5lite import extras
+
+with extras.needed('hf'):
+  from t5lite.interop.exporting import export as export
+  from t5lite.interop.importing import import_model as import_model

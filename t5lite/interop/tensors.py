@@ -11,15 +11,10 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import safetensors
 
 from t5lite import errors
 from t5lite.interop import tables
-
-try:
-  import safetensors
-except ImportError as error:  # of the extra `hf`
-  remedy = "pip install 't5lite[hf]'"
-  raise errors.ConfigError('missing package', 'safetensors', remedy) from error
 
 ONE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 LIMIT = 5 * 10**9  # bytes of a file, as transformers 4 cuts them

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from t5lite.tasks import libraries
+from t5lite import extras
 
 
 def of_two(first: Sequence[str], second: Sequence[str]) -> tuple[float, float | None]:
@@ -16,6 +16,6 @@ def of_two(first: Sequence[str], second: Sequence[str]) -> tuple[float, float | 
   share = sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
   if len({*first, *second}) == 1:
     return share, None
-  with libraries.needed():
+  with extras.needed('tasks'):
     from sklearn import metrics
   return share, float(metrics.cohen_kappa_score(list(first), list(second)))

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from t5lite import config
 from t5lite import errors
-from t5lite.tasks import libraries
+from t5lite import extras
 
 Name = config.MetricName
 METRICS: tuple[Name, ...] = get_args(Name)
@@ -63,7 +63,7 @@ def signature(name: Name, references: References) -> str:
   That is sacrebleu's signature (Post 2018) for BLEU and chrF, the settings for ROUGE.
   """
   if name == 'rouge':
-    with libraries.needed():
+    with extras.needed('tasks'):
       import rouge_score  # noqa: F401
     return 'rouge_score|stemmer:yes|mean F-measure|best reference'
   if name not in ('bleu', 'chrf'):
@@ -86,7 +86,7 @@ def _rows(predictions: Sequence[str], references: References) -> list[tuple[str,
 
 def _accuracy(predictions: Sequence[str], references: Sequence[str]) -> Values:
   """Returns the share of equal texts; one outside the labels is as wrong as any."""
-  with libraries.needed():
+  with extras.needed('tasks'):
     from sklearn import metrics
   return {'accuracy': float(metrics.accuracy_score(list(references), list(predictions)))}
 
@@ -96,7 +96,7 @@ def _f1(predictions: Sequence[str], references: Sequence[str]) -> Values:
 
   A prediction outside these labels is a miss of the right one, and no label's false alarm.
   """
-  with libraries.needed():
+  with extras.needed('tasks'):
     from sklearn import metrics
   labels = sorted(set(references))
   score: Any = metrics.f1_score  # whose types are guessed from its defaults
@@ -136,7 +136,7 @@ def _entity_f1(predictions: Sequence[str], references: Sequence[str]) -> Values:
   fewer. F1 is also given of each kind, as `entity_f1/KIND`. A prediction that is no such label is
   taken for O.
   """
-  with libraries.needed():
+  with extras.needed('tasks'):
     from seqeval import metrics
   pairs = [_tags(*pair, 'O') for pair in zip(predictions, references, strict=True)]
   right = [tags for _, tags in pairs]
@@ -162,7 +162,7 @@ def _matthews(predictions: Sequence[str], references: Sequence[str]) -> Values:
   """Returns Matthews' correlation for any number of labels; 0 where either side is constant."""
   if len(set(predictions)) == 1 or len(set(references)) == 1:
     return {'matthews': 0.0}  # as sklearn has it, which warns
-  with libraries.needed():
+  with extras.needed('tasks'):
     from sklearn import metrics
   return {'matthews': float(metrics.matthews_corrcoef(list(references), list(predictions)))}
 
@@ -174,7 +174,7 @@ def _correlation(name: Literal['pearson', 'spearman']) -> Callable[..., Values]:
   """
 
   def compute(predictions: Sequence[str], references: Sequence[str]) -> Values:
-    with libraries.needed():
+    with extras.needed('tasks'):
       from scipy import stats
     right = [number for reference in references if (number := _number(reference)) is not None]
     if strays := [reference for reference in references if _number(reference) is None]:
@@ -233,7 +233,7 @@ def _token_f1(prediction: str, reference: str) -> float:
 
 
 def _sacrebleu(name: str) -> Any:
-  with libraries.needed():
+  with extras.needed('tasks'):
     from sacrebleu.metrics import bleu, chrf
   return {'bleu': bleu.BLEU, 'chrf': chrf.CHRF}[name]
 
@@ -260,7 +260,7 @@ def _rouge(predictions: Sequence[str], rows: Sequence[Sequence[str]]) -> Values:
   rougeLsum joins what the sentences share, as is usual for CNN/DailyMail; a sentence ends with a
   line, or with a full stop, question or exclamation mark before a space.
   """
-  with libraries.needed():
+  with extras.needed('tasks'):
     from rouge_score import rouge_scorer
   scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True)
   lines = lambda text: re.sub(r'(?<=[.?!])\s+', '\n', text)
