@@ -109,7 +109,9 @@ status() {
   state=$(gcloud compute tpus "$resource" describe "$name" "${place[@]}" --format="$format")
   echo "$state"
   case $dry_run$state in
-    "$there" | yes*) on_workers all 'bash t5lite/launch/tpu_worker.sh status' ;;
+    "$there" | yes*)
+      on_workers all 'if [ -e t5lite/launch ]; then bash t5lite/launch/tpu_worker.sh status
+else echo "$(hostname): nothing copied yet"; fi' ;;
     SUSPEND* | PREEMPTED | TERMINATED | FAILED)
       echo 'It is gone: delete, create, copy and run it again, and training goes on where it was saved.' ;;
   esac

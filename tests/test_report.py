@@ -267,6 +267,18 @@ def test_run_that_has_logged_nothing_is_refused(workdir):
     report.write(workdir)
 
 
+def test_what_was_imported_and_did_tasks_has_a_report(finished):
+  task = {'step': 0, 'name': 'glue_rte', 'split': 'validation', 'way': 'head'}
+  row = {'inputs': 'a | b', 'target': 'entailment', 'references': ['entailment'], 'answer': 'no'}
+  result = task | {'values': {'accuracy': 0.0}, 'signatures': {}, 'rows': [row]}
+  (finished / 'tasks').mkdir()
+  (finished / 'tasks/glue_rte-test.json').write_text(json.dumps(result))
+  os.remove(finished / 'metrics.jsonl')
+  content = report.write(finished).read_text()
+  assert 'Not trained here' in content and 'glue_rte' in content
+  assert 'Held-out' not in content and '<h2>Curves' not in content
+
+
 def test_report_starts_no_accelerator(finished):
   script = f"""
 import sys

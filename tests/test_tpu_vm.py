@@ -272,9 +272,14 @@ def test_run_is_watched_kept_from_a_second_one_and_stopped(cloud):
 
 @pytest.mark.parametrize(
   ('state', 'says'),
-  [('SUSPENDED', 'It is gone'), ('FAILED', 'It is gone'), ('PROVISIONING', ''), ('ACTIVE', 'not')],
+  [
+    *[('SUSPENDED', 'It is gone'), ('FAILED', 'It is gone'), ('PROVISIONING', '')],
+    ('ACTIVE', 'nothing copied yet'),
+  ],
 )
 def test_status_of_a_queued_slice(cloud, state, says):
+  for home in cloud.homes:
+    shutil.rmtree(home / 't5lite/launch')
   code, out, _ = cloud.bash('launch/tpu_vm.sh', 'status', *TPU, '--queued', STATE=state)
   assert code == 0 and out.startswith(state + '\n')
   assert (says in out) if says else out == state + '\n'

@@ -12,6 +12,7 @@ from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import jsonl
 from t5lite import metrics
+from t5lite.insight import task_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,23 +43,26 @@ class Logs:
 
   @property
   def last_step(self) -> int:
-    return max(record['step'] for record in self.records)
+    return max((record['step'] for record in self.records), default=0)
 
 
 def read(workdir: str | pathlib.Path) -> Logs:
   """Returns the logs of a workdir, of a run that still goes on too.
+
+  An imported model that did tasks has none yet.
 
   Raises:
     DataError: not a workdir, or nothing logged yet, or a damaged log.
   """
   workdir = pathlib.Path(workdir).resolve()
   path = workdir / metrics.METRICS
+  did_tasks = (workdir / task_results.FOLDER).is_dir()
   for needed in (path, workdir / 'config.json'):
-    if not needed.is_file():
+    if not needed.is_file() and not (needed == path and did_tasks):
       remedy = 'give the --workdir of a t5lite train run'
       raise errors.DataError('not a workdir', f'{needed} is missing', remedy)
-  records = jsonl.records(path)
-  if not records:
+  records = jsonl.records(path) if path.is_file() else []
+  if not records and not did_tasks:
     raise errors.DataError('nothing logged yet', path, 'wait for the first line of the run')
   samples = workdir / metrics.SAMPLES
   return Logs(

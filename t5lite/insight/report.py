@@ -40,7 +40,9 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     DiskError: the page cannot be written.
   """
   run = logs.read(workdir)
-  sections = [heading(run), page.numbers(headlines(run)), *warnings(run), curves.section(run)]
+  sections = [heading(run)]
+  if run.records:
+    sections += [page.numbers(headlines(run)), *warnings(run), curves.section(run)]
   tasks = task_section.section(task_results.read_all(run.workdir))
   sections += [tasks, samples(run), manifest(run)]
   path = run.workdir / 'report.html'
@@ -74,6 +76,8 @@ def heading(run: logs.Logs) -> str:
   )
   title = f'{kind[0].upper()}{kind[1:]}{size}'
   trained = f'Trained by {NAMES[config.objective.name]} on {sources}'
+  if not run.records:
+    trained, facts = 'Not trained here', facts[:1]
   return (
     f'<p class="above">{html.escape(run.workdir.name)}</p>\n'
     f'<h1>{html.escape(title)}</h1>\n<p>{html.escape(trained)}</p>\n'
