@@ -1,7 +1,7 @@
 """How well a model does a task: what it answers to the rows of a split, and the metrics of that.
 
-A task that the run was trained on is answered in text, greedily, or by an encoder's head. Another
-one with labels of texts is zero-shot: the answer is the label that the model finds likeliest behind
+A task that the run was trained on is answered in text or by an encoder's head. Another one with
+labels of texts is zero-shot: the answer is the label that the model finds likeliest behind
 the inputs (rank classification; Brown et al. 2020, section 2.4), or, after span corruption alone,
 in the place of a sentinel there.
 """

@@ -38,7 +38,7 @@ class Config:
   eval: Eval = Eval()
   checkpoint: Checkpoint = Checkpoint()
   tasks: tuple[Task, ...] = ()  # the run's own, beside those that ship: see t5lite/tasks
-  init_from: str = ''  # a workdir or a folder of Hugging Face's that gives the first parameters
+  init_from: str = ''  # a workdir, or a folder of Hugging Face's or T5X's: the first parameters
 
   @property
   def context_length(self) -> int:

@@ -168,7 +168,8 @@ def scored(
     eos: the token that ends a text.
     prefix: a decoder's prompt sees itself both ways, as it does in prefix language models.
     num_samples: texts of each prompt.
-    batch_size: rows that are decoded together at most, but at least those of one prompt.
+    batch_size: rows that are decoded together at most, but at least those of one prompt, and as
+      many as the mesh divides over.
     ended: says of a text's tokens whether it ends, too; asked now and then. Not of beams.
 
   Raises:

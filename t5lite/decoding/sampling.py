@@ -24,7 +24,7 @@ class Steering:
   """What is made of scores before tokens are picked, whoever picks them."""
 
   repetition_penalty: float = 1.0  # of tokens that are there already, see `penalized`
-  min_tokens: int = 0  # no text ends before it has so many: transformers' min_new_tokens
+  min_tokens: int = 0  # before so many the end is not picked: transformers' min_new_tokens
 
   def __post_init__(self):
     section, remedy = type(self).__name__.lower(), 'use a number above 0, 1 for none'

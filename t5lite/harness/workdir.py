@@ -31,9 +31,9 @@ KNOWN = {'do_sample', 'max_gen_toks', 'temperature', 'top_k', 'top_p', 'until'}
 
 
 class Workdir(model_lib.LM):
-  """The newest checkpoint of a workdir.
+  """The checkpoint of a workdir that `stored.chosen` gives.
 
-  Contexts longer than the model was trained on lose their first tokens; how many do is logged.
+  Contexts longer than the model has room for lose their first tokens; how many do is logged.
   Marks such as <extra_id_0> in a task's texts are read as the tokens.
   """
 

@@ -28,7 +28,7 @@ def export(
 ) -> card.Exported:
   """Writes the checkpoint of a workdir (`stored.chosen`) as a folder of Hugging Face's.
 
-  It takes the memory of the largest array, and is there whole or not at all.
+  It takes the memory of the largest tensor, and is there whole or not at all.
 
   Args:
     workdir: of a run.

@@ -42,7 +42,7 @@ def import_model(
   A head for labels needs the task that it does, whose labels then have the task's order.
 
   The checkpoint has parameters and no more: `train` starts from them, in this workdir or, with
-  `init_from`, in another. It takes the memory of the largest array.
+  `init_from`, in another. It takes the memory of the largest tensor.
 
   Args:
     source: the folder, with config.json and safetensors files.
