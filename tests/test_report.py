@@ -257,7 +257,7 @@ def test_smoothing_does_not_shift_a_straight_line():
 @pytest.mark.parametrize('missing', ['metrics.jsonl', 'config.json'])
 def test_other_directory_is_refused(finished, missing):
   os.remove(finished / missing)
-  with pytest.raises(errors.DataError, match=f'not a workdir: .*{missing} is missing: give'):
+  with pytest.raises(errors.CheckpointError, match=f'not a workdir: .*{missing} is missing: give'):
     report.write(finished)
 
 

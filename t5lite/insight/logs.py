@@ -52,7 +52,8 @@ def read(workdir: str | pathlib.Path) -> Logs:
   An imported model that did tasks has none yet.
 
   Raises:
-    DataError: not a workdir, or nothing logged yet, or a damaged log.
+    CheckpointError: not a workdir.
+    DataError: nothing logged yet, or a damaged log.
   """
   workdir = pathlib.Path(workdir).resolve()
   path = workdir / metrics.METRICS
@@ -60,7 +61,7 @@ def read(workdir: str | pathlib.Path) -> Logs:
   for needed in (path, workdir / 'config.json'):
     if not needed.is_file() and not (needed == path and did_tasks):
       remedy = 'give the --workdir of a t5lite train run'
-      raise errors.DataError('not a workdir', f'{needed} is missing', remedy)
+      raise errors.CheckpointError('not a workdir', f'{needed} is missing', remedy)
   records = jsonl.records(path) if path.is_file() else []
   if not records and not did_tasks:
     raise errors.DataError('nothing logged yet', path, 'wait for the first line of the run')

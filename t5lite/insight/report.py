@@ -36,7 +36,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   """Writes `report.html` into a workdir, of a run that still goes on too, and returns its path.
 
   Raises:
-    DataError: not a workdir, nothing logged yet, or a damaged result of a task.
+    CheckpointError: not a workdir.
+    DataError: nothing logged yet, or a damaged result of a task.
     DiskError: the page cannot be written.
   """
   run = logs.read(workdir)
