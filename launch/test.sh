@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Checks everything: format, lint, types and all tests. Installs what that needs.
+# Checks everything: format, lint, types and tests. Installs what that needs.
 #
-#   bash launch/test.sh                       all of it
+#   bash launch/test.sh                       all of it but the tests beside torch
 #   bash launch/test.sh -m 'not slow'         arguments go to pytest
-#   bash launch/test.sh parity                only the tests beside torch, in .venv-parity
+#   bash launch/test.sh parity                those, in .venv-parity
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

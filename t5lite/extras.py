@@ -1,4 +1,4 @@
-"""The packages of the extras of setup.py, and the one line where they are missing."""
+"""The one line that says which extra of setup.py to install where a package is missing."""
 
 from collections.abc import Iterator
 import contextlib

@@ -54,11 +54,20 @@ class Workdir:
     self.model = strict.from_dict(config_lib.Model, tree)
     self.other_labels = False
     if wanted and self.model.num_labels:
-      task = tasks.only(strict.from_dict(config_lib.Config, self._manifest['config']))
-      self.other_labels = task is None or task.labels != tuple(wanted)
+      self.other_labels = self._labels(path) != tuple(wanted)
     self.shapes = self._saved.param_shapes(self._manifest)
     self._adapters = {path for path in self.shapes if added and path.endswith(adaptation.ADAPTER)}
     self.shapes = {path: x for path, x in self.shapes.items() if path not in self._adapters}
+
+  def _labels(self, path: str) -> tuple[str, ...]:
+    """Returns those of the task that the head was trained for."""
+    try:
+      task = tasks.only(strict.from_dict(config_lib.Config, self._manifest['config']))
+    except errors.ConfigError as error:
+      what, remedy = 'init_from with a head for unknown labels', 'use the t5lite that trained it'
+      raise errors.CheckpointError(what, f'{path} ({error})', remedy) from error
+    assert task  # as every run with a head has
+    return task.labels
 
   def check_tokens(self, config: config_lib.Config) -> None:
     digest = self._manifest.get('tokenizer', '')

@@ -20,7 +20,7 @@ def define(f: Flags, kinds: Sequence[str]) -> None:
   flags.DEFINE_enum('sampler', 'greedy', kinds, 'how tokens are picked', flag_values=f)
   help = 'divides the logits of tokens that are there already; 1: as they are'
   flags.DEFINE_float('repetition_penalty', 1.0, help, flag_values=f)
-  help = 'new tokens at least: before, the end of text is not picked'
+  help = 'new tokens before which the end of text is not picked'
   flags.DEFINE_integer('min_tokens', 0, help, flag_values=f, lower_bound=0)
   flags.DEFINE_float('temperature', 1.0, 'of sample', flag_values=f, lower_bound=1e-3)
   flags.DEFINE_integer('top_k', 0, 'of sample; 0: all tokens', flag_values=f, lower_bound=0)
@@ -39,31 +39,28 @@ def define(f: Flags, kinds: Sequence[str]) -> None:
 
 
 def check(f: Flags) -> None:
-  """Raises ConfigError for flags that do not go together, such as one of another sampler."""
+  """Raises ConfigError for a flag of another sampler than the one that is asked for."""
   for name, sampler in OF_SAMPLER.items():
     if name in f and f[name].present and f.sampler != sampler:
       where = f'--{name}={f[name].value} with --sampler={f.sampler}'
       remedy = f'use --sampler={sampler}, or leave it out'
       raise errors.ConfigError('flag of another sampler', where, remedy)
-  if 'max_tokens' in f and f.min_tokens > f.max_tokens:
-    where = f'--min_tokens={f.min_tokens} --max_tokens={f.max_tokens}'
-    raise errors.ConfigError('more tokens at least than at most', where, 'raise --max_tokens')
 
 
 def sampler(f: Flags):
   """Returns what the flags ask for."""
   from t5lite import decoding
 
-  steering = dict(repetition_penalty=f.repetition_penalty, min_tokens=f.min_tokens)
+  processing = dict(repetition_penalty=f.repetition_penalty, min_tokens=f.min_tokens)
   if f.sampler == 'beam':
     return decoding.Beam(
       num_beams=f.num_beams,
       length_penalty=f.length_penalty,
       early_stopping=f.early_stopping,
-      **steering,
+      **processing,
     )
   if f.sampler == 'greedy':
-    return decoding.Sampler(**steering)
+    return decoding.Sampler(**processing)
   return decoding.Sampler(
-    temperature=f.temperature, top_k=f.top_k, top_p=f.top_p, min_p=f.min_p, **steering
+    temperature=f.temperature, top_k=f.top_k, top_p=f.top_p, min_p=f.min_p, **processing
   )

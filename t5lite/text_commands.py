@@ -50,7 +50,7 @@ def generate(f: Flags) -> None:
   from t5lite import decoding
 
   sampler = sampler_flags.sampler(f)
-  decoding.check_samples(sampler, f.num_samples)
+  decoding.check_sampler(sampler, f.max_tokens, f.num_samples)
   prompts = [row[prompt_files.PROMPT] for row in rows]
   config, tokenizer = load_config(f.workdir)
   say_long(config, decoding.check_texts(config, tokenizer, prompts, f.max_tokens))
@@ -171,6 +171,7 @@ def chat(f: Flags) -> None:
   from t5lite import decoding
 
   sampler = sampler_flags.sampler(f)
+  decoding.check_sampler(sampler, f.max_tokens)
   config, tokenizer = load_config(f.workdir)
   dialogue = decoding.Dialogue(
     config, tokenizer, f.separator, f.prefix, f.max_tokens, suffix=f.suffix

@@ -19,6 +19,7 @@ from t5lite import initial
 from t5lite import interop
 from t5lite import models
 from t5lite import stored
+from t5lite import tasks
 from t5lite import train
 from t5lite.interop import importing
 
@@ -179,6 +180,16 @@ def test_a_head_for_the_same_labels_is_taken_over_and_another_is_new(kind, tmp_p
       assert ('new: ' in told) == (order is None)
       if order:
         np.testing.assert_array_equal(got['output']['kernel'], given['output']['kernel'][:, order])
+
+
+def test_a_head_of_a_task_that_is_gone_is_one_line(tmp_path, monkeypatch):
+  params, mnli = interop_cases.float32(HEAD), ['data.source=task:glue_mnli']
+  interop_cases.write_workdir(tmp_path / 'run', HEAD, params, with_tokenizer=True, overrides=mnli)
+  monkeypatch.delitem(tasks.SHIPPED, 'glue_mnli')
+  with pytest.raises(
+    errors.CheckpointError, match=r"unknown labels: .*/run \(no such task: 'glue_m"
+  ):
+    head_from(tmp_path / 'run', 'task:superglue_cb')
 
 
 def test_the_labels_of_a_modernbert_stand_behind_the_layers_that_filled_masks(tmp_path):

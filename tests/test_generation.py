@@ -183,6 +183,7 @@ def test_wrong_requests_are_one_clear_line():
   for options, message in (
     (dict(sampler=sampling.Sampler(), num_samples=2), 'greedy has one text: num_samples=2: sample'),
     (dict(sampler=decoding.Beam(num_beams=2), num_samples=3), 'more texts than beams: num_sam'),
+    (dict(sampler=sampling.Sampler(min_tokens=7)), 'above the maximum: min_tokens=7, room for 6: '),
     (dict(batch_size=0), 'batch_size=0: use 1 or more'),
     (dict(num_samples=0), 'num_samples=0: use 1 or more'),
   ):

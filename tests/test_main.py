@@ -132,9 +132,8 @@ def test_a_checkpoint_of_another_shape_is_refused_and_kept(capsys, folder):
 
 
 def test_using_what_was_not_trained_is_told(capsys, tmp_path):
-  for command in (
-    *(['evaluate'], ['generate', '--prompt=a'], ['fill', '--text=[MASK]'], ['report']),
-  ):
+  writes = ['generate', '--prompt=a'], ['fill', '--text=[MASK]']
+  for command in (['evaluate'], ['report'], *writes):
     assert 'not a workdir: ' in told(capsys, [*command, f'--workdir={tmp_path}'], 66)
 
 

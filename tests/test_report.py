@@ -254,28 +254,30 @@ def test_smoothing_does_not_shift_a_straight_line():
   assert charts.smooth(line)[50] == 50
 
 
-@pytest.mark.parametrize('missing', ['metrics.jsonl', 'config.json'])
-def test_other_directory_is_refused(finished, missing):
-  os.remove(finished / missing)
-  with pytest.raises(errors.CheckpointError, match=f'not a workdir: .*{missing} is missing: give'):
+def test_other_directory_is_refused(finished):
+  os.remove(finished / 'config.json')
+  with pytest.raises(errors.CheckpointError, match='not a workdir: .*config.json is missing: give'):
     report.write(finished)
 
 
 def test_run_that_has_logged_nothing_is_refused(workdir):
+  """An imported one, too, and where a first evaluation failed."""
   metrics.Writer(workdir, 600, steps_done=0).__exit__()
-  with pytest.raises(errors.DataError, match='nothing logged yet'):
-    report.write(workdir)
+  for spoil in (lambda: None, (workdir / 'metrics.jsonl').unlink, (workdir / 'tasks').mkdir):
+    spoil()
+    with pytest.raises(errors.DataError, match='nothing logged yet: .*, or evaluate a task'):
+      report.write(workdir)
 
 
-def test_what_was_imported_and_did_tasks_has_a_report(finished):
+def test_a_task_is_reported_where_nothing_was_logged(workdir):
+  """As of an imported model."""
   task = {'step': 0, 'name': 'glue_rte', 'split': 'validation', 'way': 'head'}
   row = {'inputs': 'a | b', 'target': 'entailment', 'references': ['entailment'], 'answer': 'no'}
   result = task | {'values': {'accuracy': 0.0}, 'signatures': {}, 'rows': [row]}
-  (finished / 'tasks').mkdir()
-  (finished / 'tasks/glue_rte-test.json').write_text(json.dumps(result))
-  os.remove(finished / 'metrics.jsonl')
-  content = report.write(finished).read_text()
-  assert 'Not trained here' in content and 'glue_rte' in content
+  (workdir / 'tasks').mkdir()
+  (workdir / 'tasks/glue_rte-test.json').write_text(json.dumps(result))
+  content = report.write(workdir).read_text()
+  assert 'No training was logged here' in content and 'glue_rte' in content
   assert 'Held-out' not in content and '<h2>Curves' not in content
 
 

@@ -88,7 +88,8 @@ def read(workdir) -> test_report.Page:
 
 
 def test_page_has_the_values_the_signature_and_the_answers(workdir):
-  texts, labels = written(), ranked()
+  how = {'kind': 'greedy', 'repetition_penalty': 1.2, 'min_tokens': 20}
+  texts, labels = dataclasses.replace(written(), sampler=how), ranked()
   keep(workdir, texts), keep(workdir, texts, 'validation'), keep(workdir, labels)
   page = read(workdir)
   right = sum(row['answer'] == row['target'] for row in labels.rows)
@@ -105,6 +106,7 @@ def test_page_has_the_values_the_signature_and_the_answers(workdir):
     '</table><script>alert(1)',
     '1,234',
     'by the likeliest label',
+    'in text, greedy, repetition penalty 1.2, 20 tokens at least',
   ):
     assert expected in page.text, expected
   assert 'x' * 500 not in page.text and page.text.count('translate, dev') == 2  # of both sides

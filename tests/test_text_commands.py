@@ -14,6 +14,7 @@ from t5lite import decoding
 from t5lite import errors
 from t5lite import evaluate
 from t5lite import main
+from t5lite import sampler_flags
 from t5lite.data import tokenizer as tokenizer_lib
 from test_main import told
 
@@ -101,6 +102,21 @@ def test_beams_and_penalties_change_what_is_written(capsys, runs):
   assert len(texts) == 3
 
 
+def test_flags_of_the_sampler_reach_it():
+  def asked(*flags: str):
+    both = ['--repetition_penalty=1.5', '--min_tokens=3']
+    return sampler_flags.sampler(main.parse('generate', ['--workdir=x', *both, *flags]))
+
+  both = dict(repetition_penalty=1.5, min_tokens=3)
+  assert asked() == decoding.Sampler(**both)
+  flags = ['--temperature=0.5', '--top_k=2', '--top_p=0.75', '--min_p=0.25']
+  sample = dict(temperature=0.5, top_k=2, top_p=0.75, min_p=0.25)
+  assert asked('--sampler=sample', *flags) == decoding.Sampler(**both, **sample)
+  flags = ['--num_beams=2', '--length_penalty=0.5', '--early_stopping']
+  beam = dict(num_beams=2, length_penalty=0.5, early_stopping=True)
+  assert asked('--sampler=beam', *flags) == decoding.Beam(**both, **beam)
+
+
 LONG = 'word ' * 60
 BAD = {
   ('gpt', '--prompt='): (65, r'empty prompt: --prompt=: write'),
@@ -127,7 +143,10 @@ BAD = {
   ('gpt', '--prompt=a', '--sampler=beam', '--stream'): (64, 'cannot be streamed: 1 prompts'),
   ('gpt', '--prompt=a', '--repetition_penalty=0'): (64, 'not a penalty: .*=0.0: use a number abov'),
   ('gpt', '--prompt=a', '--sampler=sample', '--top_p=0'): (64, 'sampler.top_p=0.0: use 0 < top_p'),
-  ('gpt', '--prompt=a', '--min_tokens=9', '--max_tokens=8'): (64, 'at most: --min_tokens=9 --max'),
+  ('gpt', '--prompt=a', '--min_tokens=9', '--max_tokens=8'): (
+    64,
+    'above the maximum: min_tokens=9',
+  ),
   ('gpt', '--prompt=a', '--stop='): (64, 'empty stop: --stop=: give a text'),
   ('gpt', '--prompt=a', '--output=x.txt'): (64, 'not a JSONL file: --output=x.txt: name it'),
   ('gpt', '--prompt=a', '--output={}/no/x.jsonl'): (64, 'no such directory: --output=.*: make'),

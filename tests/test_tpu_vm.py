@@ -18,6 +18,7 @@ import stand_ins
 
 ROOT = pathlib.Path(__file__).parents[1]
 SENT = ('configs', 'launch', 't5lite')
+COPIED = 'nothing copied yet'  # but the slice is there
 TPU = ['--name=my-slice', '--zone=us-east5-b']
 
 GCLOUD = """#!{python}
@@ -272,10 +273,7 @@ def test_run_is_watched_kept_from_a_second_one_and_stopped(cloud):
 
 @pytest.mark.parametrize(
   ('state', 'says'),
-  [
-    *[('SUSPENDED', 'It is gone'), ('FAILED', 'It is gone'), ('PROVISIONING', '')],
-    ('ACTIVE', 'nothing copied yet'),
-  ],
+  [('SUSPENDED', 'It is gone'), ('FAILED', 'It is gone'), ('PROVISIONING', ''), ('ACTIVE', COPIED)],
 )
 def test_status_of_a_queued_slice(cloud, state, says):
   for home in cloud.homes:

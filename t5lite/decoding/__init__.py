@@ -12,7 +12,7 @@ from t5lite.decoding.filling import fill as fill
 from t5lite.decoding.filling import marked as marked
 from t5lite.decoding.generation import Method as Method
 from t5lite.decoding.generation import Output as Output
-from t5lite.decoding.generation import check_samples as check_samples
+from t5lite.decoding.generation import check_sampler as check_sampler
 from t5lite.decoding.generation import check_texts as check_texts
 from t5lite.decoding.generation import generate as generate
 from t5lite.decoding.generation import scored as scored

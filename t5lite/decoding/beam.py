@@ -25,8 +25,8 @@ from t5lite.models import decode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Beam(sampling.Steering):
-  """How beams are searched; log probabilities are steered."""
+class Beam(sampling.LogitsProcessor):
+  """How beams are searched; it processes log probabilities."""
 
   num_beams: int = 4
   length_penalty: float = 1.0  # above 0 favours long texts, below 0 short ones
@@ -112,7 +112,7 @@ def _search(
   def body(state: State) -> State:
     tokens_RxT = state.live.tokens_BWT.reshape(num_rows, max_tokens)
     score_RV = jax.nn.log_softmax(state.logits_RV)
-    score_RV = beam.steer(score_RV, start.prompts_BxP, tokens_RxT, state.step, stops)
+    score_RV = beam.process(score_RV, start.prompts_BxP, tokens_RxT, state.step, stops)
     source_BC, candidates = _candidates(score_RV, state)
     step = state.step + 1
     token_BC = candidates.tokens_BWT[:, :, state.step]

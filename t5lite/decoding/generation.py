@@ -76,6 +76,7 @@ def stream(
   (prompt,) = prompts_lib.of_texts(config, tokenizer, [text])
   eos = tokenizer.vocabulary.eos
   check(config.model, [prompt], max_tokens)
+  check_sampler(sampler, max_tokens)
   (batch,) = _batches(config.model, [prompt], 1)
 
   def growing() -> Iterator[str]:
@@ -178,7 +179,7 @@ def scored(
     DataError: an empty prompt.
   """
   check(model, prompts, max_tokens)
-  check_samples(sampler, num_samples)
+  check_sampler(sampler, max_tokens, num_samples)
   errors.check_at_least('decoding', {'batch_size': batch_size}, 1)
   copies = sampler.num_beams if isinstance(sampler, beam.Beam) else num_samples
   found: dict[int, list[Output]] = {}
@@ -189,8 +190,10 @@ def scored(
         model, params, batch, max_tokens=max_tokens, key=key, prefix=prefix, copies=copies
       )
       if isinstance(sampler, beam.Beam):
-        rows = beam.search(model, params, state, beam=sampler, stops=[eos])
-        texts = [Output(_without(eos, text.tokens), text.score) for row in rows for text in row]
+        rows = [
+          [Output(_without(eos, text.tokens), text.score) for text in row]
+          for row in beam.search(model, params, state, beam=sampler, stops=[eos])
+        ]
       else:
         *_, state = loop.progress(
           model, params, state, choice=sampler, stops=[eos], ended=ended, stride=LOOK * bool(ended)
@@ -199,8 +202,9 @@ def scored(
           Output(_without(eos, tokens), float(shares.sum()))
           for tokens, shares in loop.continuations(state, batch.num_prompts * copies)
         ]
+        rows = [texts[first : first + copies] for first in range(0, len(texts), copies)]
       for i, number in enumerate(batch.number_B[: batch.num_prompts]):
-        found[int(number)] = texts[i * copies : i * copies + num_samples]
+        found[int(number)] = rows[i][:num_samples]
   return [output for number in range(len(prompts)) for output in found[number]]
 
 
@@ -233,8 +237,14 @@ def check_texts(
   return max(map(len, prompts)) + new
 
 
-def check_samples(sampler: Method, num_samples: int) -> None:
-  """Raises ConfigError unless the sampler has so many texts of a prompt."""
+def check_sampler(sampler: Method, max_tokens: int, num_samples: int = 1) -> None:
+  """Raises ConfigError unless the sampler has so many texts of a prompt that fit."""
+  errors.check(
+    sampler.min_tokens <= max_tokens,
+    'a minimum length above the maximum',
+    f'min_tokens={sampler.min_tokens}, room for {max_tokens}',
+    'ask for fewer tokens, or make room for more',
+  )
   where = f'num_samples={num_samples}'
   errors.check_at_least('decoding', {'num_samples': num_samples}, 1)
   if isinstance(sampler, beam.Beam):

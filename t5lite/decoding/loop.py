@@ -192,7 +192,7 @@ def _advance(model, params, state: State, until, stops, *, choice: sampling.Choi
 
   def body(state: State) -> State:
     step, logits_BV = state.step, state.logits_BV
-    scores_BV = choice.steer(logits_BV, state.prompts_BxP, state.tokens_BxT, step, stops)
+    scores_BV = choice.process(logits_BV, state.prompts_BxP, state.tokens_BxT, step, stops)
     token_B1 = choice.choose(scores_BV, step, state.keys_B).astype(jnp.int32)[:, None]
     log_share_B1 = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B1, axis=-1)
     assert state.cache is not None

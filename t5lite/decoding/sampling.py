@@ -20,8 +20,8 @@ BELOW_ONE = 1 - 2**-23
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Steering:
-  """What is made of scores before tokens are picked, whoever picks them."""
+class LogitsProcessor:
+  """What becomes of the scores before tokens are picked, as in transformers."""
 
   repetition_penalty: float = 1.0  # of tokens that are there already, see `penalized`
   min_tokens: int = 0  # before so many the end is not picked: transformers' min_new_tokens
@@ -32,7 +32,7 @@ class Steering:
     errors.check(self.repetition_penalty > 0, 'not a penalty', where, remedy)
     errors.check_at_least(section, {'min_tokens': self.min_tokens}, 0)
 
-  def steer(
+  def process(
     self,
     scores_BV: jax.Array,
     prompts_BxP: jax.Array,
@@ -61,7 +61,7 @@ class Steering:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampler(Steering):
+class Sampler(LogitsProcessor):
   """Draws from the softmax; the restrictions apply in the order of the fields."""
 
   temperature: float = 0.0  # divides the logits; 0: the likeliest token, always
@@ -104,7 +104,7 @@ class Sampler(Steering):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Branch(Steering):
+class Branch(LogitsProcessor):
   """First, row b takes the b-th likeliest token; then every row the likeliest. For equal rows."""
 
   def choose(self, logits_BV: jax.Array, step: jax.Array, keys_B: jax.Array) -> jax.Array:

@@ -12,7 +12,6 @@ from t5lite import config as config_lib
 from t5lite import errors
 from t5lite import jsonl
 from t5lite import metrics
-from t5lite.insight import task_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,26 +48,22 @@ class Logs:
 def read(workdir: str | pathlib.Path) -> Logs:
   """Returns the logs of a workdir, of a run that still goes on too.
 
-  An imported model that did tasks has none yet.
+  An imported model has none.
 
   Raises:
     CheckpointError: not a workdir.
-    DataError: nothing logged yet, or a damaged log.
+    DataError: a damaged log.
   """
   workdir = pathlib.Path(workdir).resolve()
   path = workdir / metrics.METRICS
-  did_tasks = (workdir / task_results.FOLDER).is_dir()
-  for needed in (path, workdir / 'config.json'):
-    if not needed.is_file() and not (needed == path and did_tasks):
-      remedy = 'give the --workdir of a t5lite train run'
-      raise errors.CheckpointError('not a workdir', f'{needed} is missing', remedy)
-  records = jsonl.records(path) if path.is_file() else []
-  if not records and not did_tasks:
-    raise errors.DataError('nothing logged yet', path, 'wait for the first line of the run')
+  config = workdir / 'config.json'
+  if not config.is_file():
+    remedy = 'give the --workdir of a t5lite train run'
+    raise errors.CheckpointError('not a workdir', f'{config} is missing', remedy)
   samples = workdir / metrics.SAMPLES
   return Logs(
     workdir,
-    config_lib.load(workdir / 'config.json'),
-    records,
+    config_lib.load(config),
+    jsonl.records(path) if path.exists() else [],
     jsonl.records(samples) if samples.exists() else [],
   )

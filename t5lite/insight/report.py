@@ -11,7 +11,9 @@ import pathlib
 
 import numpy as np
 
+from t5lite import errors
 from t5lite import jsonl
+from t5lite import metrics
 from t5lite.insight import curves
 from t5lite.insight import logs
 from t5lite.insight import page
@@ -37,15 +39,18 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
 
   Raises:
     CheckpointError: not a workdir.
-    DataError: nothing logged yet, or a damaged result of a task.
+    DataError: nothing logged yet and no task done, or a damaged log or result.
     DiskError: the page cannot be written.
   """
   run = logs.read(workdir)
+  results = task_results.read_all(run.workdir)
+  if not run.records and not results:
+    remedy = 'wait for the first line of the run, or evaluate a task'
+    raise errors.DataError('nothing logged yet', run.workdir / metrics.METRICS, remedy)
   sections = [heading(run)]
   if run.records:
     sections += [page.numbers(headlines(run)), *warnings(run), curves.section(run)]
-  tasks = task_section.section(task_results.read_all(run.workdir))
-  sections += [tasks, samples(run), manifest(run)]
+  sections += [task_section.section(results), samples(run), manifest(run)]
   path = run.workdir / 'report.html'
   content = page.document(f'{run.workdir.name}: t5lite', '\n'.join(sections))
   jsonl.replace(path, content)
@@ -78,7 +83,7 @@ def heading(run: logs.Logs) -> str:
   title = f'{kind[0].upper()}{kind[1:]}{size}'
   trained = f'Trained by {NAMES[config.objective.name]} on {sources}'
   if not run.records:
-    trained, facts = 'Not trained here', facts[:1]
+    trained, facts = 'No training was logged here', facts[:1]
   return (
     f'<p class="above">{html.escape(run.workdir.name)}</p>\n'
     f'<h1>{html.escape(title)}</h1>\n<p>{html.escape(trained)}</p>\n'

@@ -7,5 +7,9 @@ one says which key of `config.json` is which field (families.py). Both ways work
 from t5lite import extras
 
 with extras.needed('hf'):
-  from t5lite.interop.exporting import export as export
-  from t5lite.interop.importing import import_model as import_model
+  import msgpack  # noqa: F401
+  import safetensors  # noqa: F401
+  import tokenizers  # noqa: F401
+
+from t5lite.interop.exporting import export as export
+from t5lite.interop.importing import import_model as import_model

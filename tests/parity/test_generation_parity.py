@@ -102,15 +102,16 @@ def test_greedy_is_theirs(pair, penalty):
   assert min(len(output.tokens) for output in got) < NEW
 
 
-def test_the_shortest_text_is_theirs(pair):
-  """Without a bound some end at once; with one they end behind it, some at the first place."""
+@pytest.mark.parametrize('shortest', [2, 5])
+def test_minimum_lengths_are_theirs(pair, shortest):
+  """Without one a text ends at once, where the end is the token that comes up first."""
   model, _, torch_model = pair
-  eos = int(ours(pair, -1, decoding.Sampler())[0].tokens[1])
-  assert min(len(output.tokens) for output in ours(pair, eos, decoding.Sampler())) < 3
-  got = ours(pair, eos, decoding.Sampler(min_tokens=3, repetition_penalty=1.2))
-  options = dict(num_beams=1, min_new_tokens=3, repetition_penalty=1.2)
+  eos = int(ours(pair, -1, decoding.Sampler())[0].tokens[0])
+  assert not len(ours(pair, eos, decoding.Sampler())[0].tokens)
+  got = ours(pair, eos, decoding.Sampler(min_tokens=shortest))
+  options = dict(num_beams=1, min_new_tokens=shortest)
   assert_same(got, theirs(model, torch_model, eos, **options))
-  assert min(len(output.tokens) for output in got) >= 3
+  assert shortest <= min(len(output.tokens) for output in got) < NEW
 
 
 BEAMS = [
