@@ -88,7 +88,7 @@ def define_evaluate(f: Flags) -> None:
 
 def evaluate(f: Flags) -> None:
   sampler_flags.check(f)
-  given = [name for name in ('sampler', 'repetition_penalty', 'min_tokens') if f[name].present]
+  given = [name for name in ('sampler', *sampler_flags.PROCESSING) if f[name].present]
   if given and not f.tasks:
     where = f'--{given[0]}={f[given[0]].value}'
     raise errors.ConfigError('flag of --tasks', where, 'name the tasks, or leave it out')

@@ -8,6 +8,8 @@ from t5lite import errors
 
 Flags = flags.FlagValues
 
+PROCESSING = ('repetition_penalty', 'no_repeat_ngram_size', 'min_tokens')  # of every sampler
+
 # The sampler that a flag is of; where it is not that one, the flag would change nothing.
 OF_SAMPLER = {
   **dict.fromkeys(('temperature', 'top_k', 'top_p', 'min_p', 'seed'), 'sample'),
@@ -20,6 +22,8 @@ def define(f: Flags, kinds: Sequence[str]) -> None:
   flags.DEFINE_enum('sampler', 'greedy', kinds, 'how tokens are picked', flag_values=f)
   help = 'divides the logits of tokens that are there already; 1: as they are'
   flags.DEFINE_float('repetition_penalty', 1.0, help, flag_values=f)
+  help = 'so many tokens in a row are not written twice; 0: any'
+  flags.DEFINE_integer('no_repeat_ngram_size', 0, help, flag_values=f, lower_bound=0)
   help = 'new tokens before which the end of text is not picked'
   flags.DEFINE_integer('min_tokens', 0, help, flag_values=f, lower_bound=0)
   flags.DEFINE_float('temperature', 1.0, 'of sample', flag_values=f, lower_bound=1e-3)
@@ -51,7 +55,7 @@ def sampler(f: Flags):
   """Returns what the flags ask for."""
   from t5lite import decoding
 
-  processing = dict(repetition_penalty=f.repetition_penalty, min_tokens=f.min_tokens)
+  processing = {name: f[name].value for name in PROCESSING}
   if f.sampler == 'beam':
     return decoding.Beam(
       num_beams=f.num_beams,

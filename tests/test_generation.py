@@ -160,7 +160,7 @@ def test_many_lengths_are_few_shapes():
 @pytest.mark.parametrize(
   'sampler',
   [
-    decoding.Beam(num_beams=3, repetition_penalty=1.2),
+    decoding.Beam(num_beams=3, repetition_penalty=1.2, no_repeat_ngram_size=2),
     sampling.Sampler(temperature=1.0, top_k=20, top_p=0.9, min_p=0.01, repetition_penalty=1.2),
   ],
 )
@@ -192,6 +192,10 @@ def test_wrong_requests_are_one_clear_line():
   for make, message in (
     (lambda: decoding.Beam(num_beams=0), 'beam.num_beams=0: use 1 or more'),
     (lambda: decoding.Beam(repetition_penalty=0.0), 'not a penalty: beam.repetition_penalty=0.0'),
+    (
+      lambda: sampling.Sampler(no_repeat_ngram_size=-1),
+      'sampler.no_repeat_ngram_size=-1: use 0 or more',
+    ),
     (lambda: decoding.Beam(min_tokens=-1), 'beam.min_tokens=-1: use 0 or more'),
     (lambda: sampling.Sampler(min_p=1.5), 'sampler.min_p=1.5: use 0 <= min_p <= 1'),
   ):
@@ -209,6 +213,26 @@ def test_no_text_ends_before_its_least_length(sampler):
   assert min(map(len, tokens_of(scored(sampler=sampler, eos=eos)))) < 4
   longer = dataclasses.replace(sampler, min_tokens=4)
   assert min(map(len, tokens_of(scored(sampler=longer, eos=eos)))) == 4
+
+
+@pytest.mark.parametrize('size', [2, 3])
+@pytest.mark.parametrize(
+  'sampler', [sampling.Sampler(), sampling.Sampler(temperature=0.5), decoding.Beam(num_beams=3)]
+)
+def test_no_sequence_of_tokens_comes_twice(sampler, size):
+  """Neither of new tokens nor of the prompt's."""
+
+  def is_repeated(text: list[int], end: int) -> bool:
+    ends = range(size, end)
+    return any(text[i - size : i] == text[end - size : end] for i in ends)
+
+  def num_repeated(sampler) -> int:
+    new = tokens_of(scored(sampler=sampler, eos=-1, max_tokens=20))
+    texts = [[*prompt, *tokens] for prompt, tokens in zip(PROMPTS, new, strict=True)]
+    return sum(is_repeated(text, len(text) - i) for text in texts for i in range(20))
+
+  assert num_repeated(sampler)
+  assert not num_repeated(dataclasses.replace(sampler, no_repeat_ngram_size=size))
 
 
 def test_rows_that_end_are_not_written_on():

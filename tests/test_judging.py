@@ -361,6 +361,6 @@ def test_a_sampler_for_what_is_not_written_shows_at_once(task, tmp_path, capsys)
   config_lib.save(make_config(task, T5, 'corpus'), tmp_path / 'config.json')
   with pytest.raises(errors.ConfigError, match="sampler for an .*'animals' is answered by rank: "):
     next(evaluate.run_tasks(tmp_path, ['animals'], 'test', sampler=decoding.Beam()))
-  for flag in ('--repetition_penalty=1.2', '--min_tokens=3'):
+  for flag in ('--repetition_penalty=1.2', '--no_repeat_ngram_size=3', '--min_tokens=3'):
     assert main.main(['evaluate', f'--workdir={tmp_path}', flag]) == 64
     assert f'flag of --tasks: {flag}: name' in capsys.readouterr().err

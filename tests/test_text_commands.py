@@ -104,10 +104,10 @@ def test_beams_and_penalties_change_what_is_written(capsys, runs):
 
 def test_flags_of_the_sampler_reach_it():
   def asked(*flags: str):
-    both = ['--repetition_penalty=1.5', '--min_tokens=3']
+    both = ['--repetition_penalty=1.5', '--no_repeat_ngram_size=2', '--min_tokens=3']
     return sampler_flags.sampler(main.parse('generate', ['--workdir=x', *both, *flags]))
 
-  both = dict(repetition_penalty=1.5, min_tokens=3)
+  both = dict(repetition_penalty=1.5, no_repeat_ngram_size=2, min_tokens=3)
   assert asked() == decoding.Sampler(**both)
   flags = ['--temperature=0.5', '--top_k=2', '--top_p=0.75', '--min_p=0.25']
   sample = dict(temperature=0.5, top_k=2, top_p=0.75, min_p=0.25)

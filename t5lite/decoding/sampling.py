@@ -24,13 +24,15 @@ class LogitsProcessor:
   """What becomes of the scores before tokens are picked, as in transformers."""
 
   repetition_penalty: float = 1.0  # of tokens that are there already, see `penalized`
+  no_repeat_ngram_size: int = 0  # so many tokens are not written again, see `unrepeated`; 0: any
   min_tokens: int = 0  # before so many the end is not picked: transformers' min_new_tokens
 
   def __post_init__(self):
     section, remedy = type(self).__name__.lower(), 'use a number above 0, 1 for none'
     where = f'{section}.repetition_penalty={self.repetition_penalty}'
     errors.check(self.repetition_penalty > 0, 'not a penalty', where, remedy)
-    errors.check_at_least(section, {'min_tokens': self.min_tokens}, 0)
+    counts = {'no_repeat_ngram_size': self.no_repeat_ngram_size, 'min_tokens': self.min_tokens}
+    errors.check_at_least(section, counts, 0)
 
   def process(
     self,
@@ -49,11 +51,12 @@ class LogitsProcessor:
       step: number of new tokens.
       stops: tokens that end a row.
     """
-    if self.repetition_penalty != 1:
-      is_there_T = jnp.arange(tokens_BxT.shape[1]) < step
-      there_BxT = jnp.where(is_there_T[None], tokens_BxT, scores_BV.shape[1])
-      text_BxS = jnp.concatenate([prompts_BxP, there_BxT], axis=1)
-      scores_BV = penalized(scores_BV, text_BxS, self.repetition_penalty)
+    is_there_T = jnp.arange(tokens_BxT.shape[1]) < step
+    there_BxT = jnp.where(is_there_T[None], tokens_BxT, scores_BV.shape[1])
+    text_BxS = jnp.concatenate([prompts_BxP, there_BxT], axis=1)
+    scores_BV = penalized(scores_BV, text_BxS, self.repetition_penalty)
+    length = prompts_BxP.shape[1] + step
+    scores_BV = unrepeated(scores_BV, text_BxS, length, self.no_repeat_ngram_size)
     if self.min_tokens:
       ends_V = jnp.isin(jnp.arange(scores_BV.shape[1]), stops)
       scores_BV = jnp.where((step < self.min_tokens) & ends_V[None], -jnp.inf, scores_BV)
@@ -141,6 +144,32 @@ def penalized(scores_BV: jax.Array, token_BxS: jax.Array, penalty: float) -> jax
   score_BS = jnp.where(score_BS < 0, score_BS * penalty, score_BS / penalty)
   row_B1 = jnp.arange(len(scores_BV))[:, None]
   return scores_BV.at[row_B1, token_BxS].set(score_BS, mode='drop')
+
+
+def unrepeated(
+  scores_BV: jax.Array, token_BxS: jax.Array, length: jax.Array, size: int
+) -> jax.Array:
+  """Returns the scores with -inf for what would end a sequence of tokens that is there already.
+
+  Paulus et al. 2018, section 2.5, which has 3 tokens.
+
+  Args:
+    scores_BV: logits or log probabilities.
+    token_BxS: tokens of each row; ids from V on are none.
+    length: where the next token goes; behind it there are none.
+    size: tokens of a sequence; 0 changes nothing.
+  """
+  windows = token_BxS.shape[1] - size + 1
+  if size == 0 or windows < 1:
+    return scores_BV
+  last_BxN = jax.lax.dynamic_slice_in_dim(token_BxS, length - (size - 1), size - 1, axis=1)
+  next_BxW = token_BxS[:, size - 1 :]
+  for i in range(size - 1):
+    window_BxW, last_Bx1 = token_BxS[:, i : i + windows], last_BxN[:, i : i + 1]
+    is_last_BxW = (window_BxW == last_Bx1) & (last_Bx1 < scores_BV.shape[1])
+    next_BxW = jnp.where(is_last_BxW, next_BxW, scores_BV.shape[1])
+  row_B1 = jnp.arange(len(scores_BV))[:, None]
+  return scores_BV.at[row_B1, next_BxW].set(-jnp.inf, mode='drop')
 
 
 def nucleus(share_BV: jax.Array, top_p: float) -> jax.Array:

@@ -36,6 +36,8 @@ def row_of_table(result: task_results.Result) -> list[str]:
   how = [str(result.sampler['kind'])] if result.sampler else []
   if (penalty := result.sampler.get('repetition_penalty', 1.0)) != 1.0:
     how.append(f'repetition penalty {penalty}')
+  if size := result.sampler.get('no_repeat_ngram_size', 0):
+    how.append(f'no {size} tokens twice')
   if min_tokens := result.sampler.get('min_tokens', 0):
     how.append(f'{min_tokens} tokens at least')
   way = ', '.join([task_results.WAYS[result.way], *how])

@@ -44,12 +44,12 @@ def pair(request, tmp_path_factory):
   return model, jax.tree.map(jax.numpy.asarray, params), peers.load(folder / 'out')
 
 
-def theirs(model, torch_model, eos, **options):
+def theirs(model, torch_model, eos, prompts=PROMPTS, **options):
   """Returns (tokens up to the end, score) of each text of each prompt; scores of beams only."""
   left = model.architecture == 'decoder'
-  most = max(LENGTHS)
-  pads = [(most - n, 0) if left else (0, most - n) for n in LENGTHS]
-  ids = np.array([np.pad(prompt, pad) for prompt, pad in zip(PROMPTS, pads, strict=True)])
+  most = max(map(len, prompts))
+  pads = [(most - len(p), 0) if left else (0, most - len(p)) for p in prompts]
+  ids = np.array([np.pad(prompt, pad) for prompt, pad in zip(prompts, pads, strict=True)])
   made = torch_model.generate(
     input_ids=torch.tensor(ids),
     attention_mask=torch.tensor(ids != 0).long(),
@@ -143,6 +143,19 @@ def test_beams_are_theirs(pair, options):
     assert_same(got, expected)
     lengths |= {len(output.tokens) for output in got}
   assert min(lengths) < max(lengths) == NEW, 'no text ended, or all did'
+
+
+@pytest.mark.parametrize('size', [1, 2, 3])
+@pytest.mark.parametrize('sampler', [decoding.Sampler(), decoding.Beam(num_beams=3)], ids=str)
+def test_what_is_not_repeated_is_theirs(pair, sampler, size):
+  """Of each prompt alone: to transformers a sequence of padding is one that is there already."""
+  model, _, torch_model = pair
+  free = ours(pair, -1, sampler)
+  got = ours(pair, -1, dataclasses.replace(sampler, no_repeat_ngram_size=size))
+  assert [list(output.tokens) for output in got] != [list(output.tokens) for output in free]
+  options = dict(num_beams=getattr(sampler, 'num_beams', 1), no_repeat_ngram_size=size)
+  of = lambda prompt: theirs(model, torch_model, -1, prompts=[prompt], **options)
+  assert_same(got, [text for prompt in PROMPTS for text in of(prompt)])
 
 
 def test_the_benchmark_of_generation_runs():
