@@ -55,7 +55,7 @@ def sampler(f: Flags):
   """Returns what the flags ask for."""
   from t5lite import decoding
 
-  processing = {name: f[name].value for name in PROCESSING}
+  processing = {name: getattr(f, name) for name in PROCESSING}
   if f.sampler == 'beam':
     return decoding.Beam(
       num_beams=f.num_beams,
