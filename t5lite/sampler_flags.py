@@ -8,7 +8,8 @@ from t5lite import errors
 
 Flags = flags.FlagValues
 
-PROCESSING = ('repetition_penalty', 'no_repeat_ngram_size', 'min_tokens')  # of every sampler
+# Of every sampler.
+PROCESSING = ('repetition_penalty', 'penalize_prompt', 'no_repeat_ngram_size', 'min_tokens')
 
 # The sampler that a flag is of; where it is not that one, the flag would change nothing.
 OF_SAMPLER = {
@@ -22,6 +23,8 @@ def define(f: Flags, kinds: Sequence[str]) -> None:
   flags.DEFINE_enum('sampler', 'greedy', kinds, 'how tokens are picked', flag_values=f)
   help = 'divides the logits of tokens that are there already; 1: as they are'
   flags.DEFINE_float('repetition_penalty', 1.0, help, flag_values=f)
+  help = "whether that is of a GPT's prompt, too; of a T5's inputs it never is"
+  flags.DEFINE_boolean('penalize_prompt', True, help, flag_values=f)
   help = 'so many tokens in a row are not written twice; 0: any'
   flags.DEFINE_integer('no_repeat_ngram_size', 0, help, flag_values=f, lower_bound=0)
   help = 'new tokens before which the end of text is not picked'
@@ -43,12 +46,16 @@ def define(f: Flags, kinds: Sequence[str]) -> None:
 
 
 def check(f: Flags) -> None:
-  """Raises ConfigError for a flag of another sampler than the one that is asked for."""
+  """Raises ConfigError for a flag that would change nothing, as one of another sampler."""
   for name, sampler in OF_SAMPLER.items():
     if name in f and f[name].present and f.sampler != sampler:
       where = f'--{name}={f[name].value} with --sampler={f.sampler}'
       remedy = f'use --sampler={sampler}, or leave it out'
       raise errors.ConfigError('flag of another sampler', where, remedy)
+  where = f'--penalize_prompt={f.penalize_prompt} with --repetition_penalty=1'
+  remedy = 'give a penalty, or leave it out'
+  idle = f['penalize_prompt'].present and f.repetition_penalty == 1
+  errors.check(not idle, 'no penalty', where, remedy)
 
 
 def sampler(f: Flags):

@@ -235,6 +235,22 @@ def test_no_sequence_of_tokens_comes_twice(sampler, size):
   assert not num_repeated(dataclasses.replace(sampler, no_repeat_ngram_size=size))
 
 
+@pytest.mark.parametrize('sampler', [sampling.Sampler(), decoding.Beam(num_beams=3)])
+def test_a_penalty_spares_the_prompt_where_it_is_asked_to(sampler):
+  """So high a penalty that what has it does not come again."""
+
+  def from_prompts(**options) -> int:
+    penal = dataclasses.replace(sampler, repetition_penalty=1e6, **options)
+    new = tokens_of(scored(sampler=penal, eos=-1))
+    assert all(len(set(tokens)) == len(tokens) for tokens in new)
+    return sum(
+      token in prompt for prompt, tokens in zip(PROMPTS, new, strict=True) for token in tokens
+    )
+
+  assert not from_prompts()
+  assert from_prompts(penalize_prompt=False)
+
+
 def test_rows_that_end_are_not_written_on():
   """Asked each 16 tokens; those that ended are left alone."""
   asked = []

@@ -88,7 +88,8 @@ def read(workdir) -> test_report.Page:
 
 
 def test_page_has_the_values_the_signature_and_the_answers(workdir):
-  how = {'kind': 'greedy', 'repetition_penalty': 1.2, 'no_repeat_ngram_size': 3, 'min_tokens': 20}
+  how = {'kind': 'greedy', 'repetition_penalty': 1.2, 'penalize_prompt': False}
+  how |= {'no_repeat_ngram_size': 3, 'min_tokens': 20}
   texts, labels = dataclasses.replace(written(), sampler=how), ranked()
   keep(workdir, texts), keep(workdir, texts, 'validation'), keep(workdir, labels)
   page = read(workdir)
@@ -106,7 +107,7 @@ def test_page_has_the_values_the_signature_and_the_answers(workdir):
     '</table><script>alert(1)',
     '1,234',
     'by the likeliest label',
-    'in text, greedy, repetition penalty 1.2, no 3 tokens twice, 20 tokens at least',
+    'in text, greedy, repetition penalty 1.2 of new tokens, no 3 tokens twice, 20 tokens at least',
   ):
     assert expected in page.text, expected
   assert 'x' * 500 not in page.text and page.text.count('translate, dev') == 2  # of both sides

@@ -104,10 +104,11 @@ def test_beams_and_penalties_change_what_is_written(capsys, runs):
 
 def test_flags_of_the_sampler_reach_it():
   def asked(*flags: str):
-    both = ['--repetition_penalty=1.5', '--no_repeat_ngram_size=2', '--min_tokens=3']
+    both = ['--repetition_penalty=1.5', '--nopenalize_prompt', '--no_repeat_ngram_size=2']
+    both += ['--min_tokens=3']
     return sampler_flags.sampler(main.parse('generate', ['--workdir=x', *both, *flags]))
 
-  both = dict(repetition_penalty=1.5, no_repeat_ngram_size=2, min_tokens=3)
+  both = dict(repetition_penalty=1.5, penalize_prompt=False, no_repeat_ngram_size=2, min_tokens=3)
   assert asked() == decoding.Sampler(**both)
   flags = ['--temperature=0.5', '--top_k=2', '--top_p=0.75', '--min_p=0.25']
   sample = dict(temperature=0.5, top_k=2, top_p=0.75, min_p=0.25)
@@ -142,6 +143,10 @@ BAD = {
   ('gpt', '--prompt=a', '--sampler=beam', '--num_samples=9'): (64, 'more texts than beams'),
   ('gpt', '--prompt=a', '--sampler=beam', '--stream'): (64, 'cannot be streamed: 1 prompts'),
   ('gpt', '--prompt=a', '--repetition_penalty=0'): (64, 'not a penalty: .*=0.0: use a number abov'),
+  ('gpt', '--prompt=a', '--nopenalize_prompt'): (
+    64,
+    'no penalty: --penalize_prompt=False with --r',
+  ),
   ('gpt', '--prompt=a', '--sampler=sample', '--top_p=0'): (64, 'sampler.top_p=0.0: use 0 < top_p'),
   ('gpt', '--prompt=a', '--min_tokens=9', '--max_tokens=8'): (
     64,

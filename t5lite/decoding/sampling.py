@@ -24,6 +24,7 @@ class LogitsProcessor:
   """What becomes of the scores before tokens are picked, as in transformers."""
 
   repetition_penalty: float = 1.0  # of tokens that are there already, see `penalized`
+  penalize_prompt: bool = True  # as in transformers; False: only what is new is penalized
   no_repeat_ngram_size: int = 0  # so many tokens are not written again, see `unrepeated`; 0: any
   min_tokens: int = 0  # before so many the end is not picked: transformers' min_new_tokens
 
@@ -54,7 +55,8 @@ class LogitsProcessor:
     is_there_T = jnp.arange(tokens_BxT.shape[1]) < step
     there_BxT = jnp.where(is_there_T[None], tokens_BxT, scores_BV.shape[1])
     text_BxS = jnp.concatenate([prompts_BxP, there_BxT], axis=1)
-    scores_BV = penalized(scores_BV, text_BxS, self.repetition_penalty)
+    disliked_BxS = text_BxS if self.penalize_prompt else there_BxT
+    scores_BV = penalized(scores_BV, disliked_BxS, self.repetition_penalty)
     length = prompts_BxP.shape[1] + step
     scores_BV = unrepeated(scores_BV, text_BxS, length, self.no_repeat_ngram_size)
     if self.min_tokens:

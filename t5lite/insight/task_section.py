@@ -35,7 +35,8 @@ def row_of_table(result: task_results.Result) -> list[str]:
   )
   how = [str(result.sampler['kind'])] if result.sampler else []
   if (penalty := result.sampler.get('repetition_penalty', 1.0)) != 1.0:
-    how.append(f'repetition penalty {penalty}')
+    of_new = '' if result.sampler.get('penalize_prompt', True) else ' of new tokens'
+    how.append(f'repetition penalty {penalty}{of_new}')
   if size := result.sampler.get('no_repeat_ngram_size', 0):
     how.append(f'no {size} tokens twice')
   if min_tokens := result.sampler.get('min_tokens', 0):

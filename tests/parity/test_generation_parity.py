@@ -102,6 +102,19 @@ def test_greedy_is_theirs(pair, penalty):
   assert min(len(output.tokens) for output in got) < NEW
 
 
+@pytest.mark.parametrize('penalty', [1.4, 0.8])
+def test_penalties_of_new_tokens_alone_are_theirs(pair, penalty):
+  model, _, torch_model = pair
+  got = ours(pair, -1, decoding.Sampler(repetition_penalty=penalty, penalize_prompt=False))
+  length = max(LENGTHS) if model.architecture == 'decoder' else 1
+  theirs_is = transformers.RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=length)
+  processors = transformers.LogitsProcessorList([theirs_is])
+  assert_same(got, theirs(model, torch_model, -1, num_beams=1, logits_processor=processors))
+  of_prompt = ours(pair, -1, decoding.Sampler(repetition_penalty=penalty))
+  if model.architecture == 'decoder':
+    assert [list(x.tokens) for x in got] != [list(x.tokens) for x in of_prompt]
+
+
 @pytest.mark.parametrize('shortest', [2, 5])
 def test_minimum_lengths_are_theirs(pair, shortest):
   """The end is the token that comes up most, so that texts end early without one."""
