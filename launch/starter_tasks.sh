@@ -52,8 +52,10 @@ tune_t5() {
 judge() {
   local task name=$1 how
   for task in "${@:2}"; do
-    how=()  # greedily; a dialogue with the minimum length of Roller et al. 2020
-    if [[ $task == dialogue* ]]; then how=(--repetition_penalty=1.2 --min_tokens=20); fi
+    how=()  # greedily; a dialogue with the minimum length of Roller et al. 2020, and free to take up its words
+    if [[ $task == dialogue* ]]; then
+      how=(--repetition_penalty=1.2 --nopenalize_prompt --min_tokens=20)
+    fi
     if [[ ! -f $runs/$name/tasks/$task-test.json ]]; then
       t5lite evaluate --workdir="$runs/$name" --tasks="$task" "${how[@]}"
     fi
