@@ -52,7 +52,7 @@ tune_t5() {
 judge() {
   local task name=$1 how
   for task in "${@:2}"; do
-    how=()  # greedily; a dialogue with the minimum length of Roller et al. 2020, and free to take up its words
+    how=()  # greedily; a dialogue at least as long as Roller et al. 2020 has it, free to take up its words
     if [[ $task == dialogue* ]]; then
       how=(--repetition_penalty=1.2 --nopenalize_prompt --min_tokens=20)
     fi
