@@ -26,7 +26,7 @@ all=(
 )
 declare -A shape=(  # of a T5: steps, tokens of the inputs and of the targets
   [classify_debian_section]='600 192 8' [translate_en_de_debian]='1500 128 160'
-  [summarize_debian]='600 192 32' [dialogue_chitchat]='2000 192 64' [qa_quiz_closed_book]='400 64 32'
+  [summarize_debian]='600 192 32' [dialogue_chitchat]='2000 192 64' [qa_quiz_closed_book]='600 256 128'
   [all]='5100 256 128'
 )
 declare -A gpt_steps=([dialogue_chitchat]=1600)  # 600 of the others
